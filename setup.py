@@ -1,0 +1,35 @@
+"""Builds the native kernels: one shared library of plain C, loaded through ctypes (slimctr/native)."""
+
+import os
+import shutil
+import sys
+import sysconfig
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+class BuildKernels(build_ext):
+    """Compile with the system's C compiler, else with the one inside the `ziglang` wheel."""
+
+    def build_extensions(self) -> None:
+        system_compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+        if shutil.which(system_compiler) is None:
+            zig = [sys.executable, "-m", "ziglang", "cc"]
+            self.compiler.set_executables(
+                compiler_so=[*zig, "-fPIC"], linker_so=[*zig, "-shared"], compiler=zig
+            )
+        super().build_extensions()
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "slimctr.native._kernels",
+            sources=["slimctr/native/lookup.c", "slimctr/native/keys.c"],
+            depends=["slimctr/native/kernels.h"],
+            extra_compile_args=["-O3", "-std=c11", "-fno-math-errno", "-Wall", "-Wextra"],
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+)
