@@ -1,0 +1,98 @@
+"""The manifest: what `manifest.json` of one version says, and nothing it may not say. See docs/artifact-format.md."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FileEntry(_Record):
+    """Digest and size of one file of the version directory."""
+
+    sha256: Sha256
+    bytes: Count
+
+
+class Segment(_Record):
+    """A run of rows of one bit width inside a packed table; `byte_base` counts from the start of its codes tensor."""
+
+    bits: Annotated[int, Field(ge=0, le=8)]
+    start_row: Count
+    rows: Count
+    byte_base: Count
+
+
+class Table(_Record):
+    """One stored table: `rows` records of `dim` values, written to columns `column .. column+dim` of the stored matrix."""
+
+    field: str
+    role: Literal["embedding", "wide"]
+    codec: Literal["float32", "float16", "int8_row", "packed"]
+    rows: Count
+    dim: Annotated[int, Field(ge=1)]
+    column: Count
+    codes: str
+    layout: Literal["planes", "stream"] | None = None
+    scale: Literal["row", "column"] | None = None
+    scales: str | None = None
+    minimums: str | None = None
+    segments: tuple[Segment, ...] = ()
+
+
+class Network(_Record):
+    """The ONNX graph: input `stored` float32 (B, width), output `logit` float32 (B,)."""
+
+    file: str = "network.onnx"
+    width: Annotated[int, Field(ge=1)]
+    opset: Annotated[int, Field(ge=13, le=25)]
+
+
+class Bytes(_Record):
+    """Payload (table codes) and artifact (every file) bytes, each with its split, and the same two of the float original."""
+
+    payload: Count
+    payload_by_role: dict[str, Count]
+    artifact_by_component: dict[str, Count]
+    original_payload: Count | None = None
+    original_artifact: Count | None = None
+
+
+class Draft(_Record):
+    """Everything of a manifest that the exporter decides; the store adds names, digests and the date."""
+
+    method: tuple[dict[str, Any], ...]
+    features: dict[str, Any]
+    tables: tuple[Table, ...]
+    network: Network
+    bytes: Bytes
+    base_vocabulary: Sha256
+    encoder: Sha256
+    parity_atol: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    negative_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    evaluation: dict[str, float] = {}
+    fidelity: dict[str, float] = {}
+    lineage: dict[str, Any] = {}
+
+
+class Manifest(Draft):
+    """`manifest.json`: the draft plus identity and the digest of every other file."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: Name
+    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$")]
+    created: str
+    files: dict[str, FileEntry]
+
+    @property
+    def artifact_bytes(self) -> int:
+        """Bytes of every file of the version, the manifest itself excepted."""
+        return sum(entry.bytes for entry in self.files.values())
