@@ -1,0 +1,1 @@
+"""Load tests: locust users, profiles and the report."""

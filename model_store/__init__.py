@@ -1,0 +1,1 @@
+"""Immutable, verified, versioned artifacts and movable labels."""

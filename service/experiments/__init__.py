@@ -1,0 +1,1 @@
+"""Assignment, shadow scoring, exposures, outcomes and estimates."""

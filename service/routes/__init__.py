@@ -1,0 +1,1 @@
+"""HTTP routes, each 5 to 30 lines."""

@@ -1,0 +1,1 @@
+"""Readers of click logs, the synthetic generator, and the encoded data set."""

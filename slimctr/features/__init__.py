@@ -1,0 +1,1 @@
+"""Raw values to row ids: schema, vocabulary, encoder."""

@@ -1,0 +1,20 @@
+"""Loads the shared library of C kernels that the package build put beside this file."""
+
+import ctypes
+import importlib.machinery
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return the loaded kernels; raise ImportError with the cure when they were not built."""
+    folder = Path(__file__).parent
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = folder / f"_kernels{suffix}"
+        if path.exists():
+            return ctypes.CDLL(str(path))
+    raise ImportError(
+        f"the slimctr kernels are not built in {folder}: run `pip install -e .` "
+        "(needs a C compiler; `pip install ziglang` provides one)"
+    )

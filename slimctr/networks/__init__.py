@@ -1,0 +1,1 @@
+"""CTR backbones in torch, embedding tables and layers."""

@@ -1,0 +1,1 @@
+"""AUC, logloss, NE, calibration and their streaming forms."""

@@ -1,0 +1,1 @@
+"""The engine: an artifact scores batches, without torch."""

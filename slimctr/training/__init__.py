@@ -1,0 +1,1 @@
+"""Trainer, run directory and evaluation."""
