@@ -1,0 +1,49 @@
+# Two commands on a fresh machine with Python 3.11: `make demo` and `make test`. Everything is installed into .venv.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+KERNEL_SOURCES := setup.py $(wildcard slimctr/native/*.c slimctr/native/*.h)
+
+.PHONY: help demo test install check unit clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+demo: .venv/.demo  ## train, compress, serve and compare on real clicks; ARGS=--exit ends after the table
+	$(BIN)/slimctr quickstart $(ARGS)
+
+test: .venv/.test  ## install what the tests need, then run every check and test
+	@bash tests/system_packages.sh
+	@$(MAKE) --no-print-directory check unit
+
+install: .venv/.test  ## everything for development into .venv
+
+check: .venv/.test  ## lint, formatting, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: .venv/.test  ## the tests alone; ARGS go to pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ARGS)
+
+.venv/.base: constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "slimctr needs Python 3.11 or newer: make PYTHON=..."'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check "$$(grep '^torch==' constraints.txt | cut -d+ -f1)"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt setuptools
+	@# The kernels are plain C: without a compiler on the machine, the ziglang wheel brings one.
+	command -v $${CC:-cc} >/dev/null || $(BIN)/pip install -q --disable-pip-version-check ziglang
+	@touch $@
+
+.venv/.demo: .venv/.base pyproject.toml $(KERNEL_SOURCES)
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[service,dashboard,train]'
+	@touch $@
+
+.venv/.test: .venv/.base pyproject.toml $(KERNEL_SOURCES)
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[service,dashboard,train,loadtest,dev]'
+	@touch $@ .venv/.demo
+
+clean:  ## remove what the demo made
+	rm -rf quickstart models state

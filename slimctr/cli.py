@@ -1,0 +1,48 @@
+"""The command line `slimctr`: registers the commands and turns expected errors into one line and exit status 2."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+import slimctr
+from model_store.errors import StoreError
+from slimctr.commands import compress, data, evaluate, models, publish, quickstart, serve, train
+from slimctr.errors import SlimctrError
+
+app = typer.Typer(
+    help="Make click-through-rate models small, serve them compressed, prove that they are as good.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(data.app, name="data", help="Prepare, download and describe click logs.")
+app.command()(train.train)
+app.command()(compress.compress)
+app.command()(publish.publish)
+app.command()(evaluate.evaluate)
+app.add_typer(models.app, name="models", help="List, show, verify, label and remove stored models.")
+app.command()(serve.serve)
+app.command()(quickstart.quickstart)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"slimctr {slimctr.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Options that stand before every command."""
+
+
+def main() -> None:
+    """Run the command line; expected errors end with one red line and exit status 2."""
+    try:
+        app()
+    except (SlimctrError, StoreError) as error:
+        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", markup=True)
+        sys.exit(2)
