@@ -1,10 +1,10 @@
-"""The manifest: what `manifest.json` of one version says, and nothing it may not say. See docs/artifact-format.md."""
+"""The manifest: what `manifest.json` of one version says, and nothing else (docs/artifact-format.md)."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -23,7 +23,7 @@ class FileEntry(_Record):
 
 
 class Segment(_Record):
-    """A run of rows of one bit width inside a packed table; `byte_base` counts from the start of its codes tensor."""
+    """Rows of one bit width inside a packed table; `byte_base` counts from the start of its codes tensor."""
 
     bits: Annotated[int, Field(ge=0, le=8)]
     start_row: Count
@@ -32,7 +32,7 @@ class Segment(_Record):
 
 
 class Table(_Record):
-    """One stored table: `rows` records of `dim` values, written to columns `column .. column+dim` of the stored matrix."""
+    """One stored table: `rows` records of `dim` values, for columns `column .. column+dim` of the stored matrix."""
 
     field: str
     role: Literal["embedding", "wide"]
@@ -57,7 +57,7 @@ class Network(_Record):
 
 
 class Bytes(_Record):
-    """Payload (table codes) and artifact (every file) bytes, each with its split, and the same two of the float original."""
+    """Payload (table codes) and artifact (every file) bytes, their splits, and both of the float original."""
 
     payload: Count
     payload_by_role: dict[str, Count]

@@ -1,0 +1,33 @@
+"""The error tree of the model store. A message says what is wrong, with which object, and what to do.
+
+StoreError
+├── NotFound          a model, version or label that the store does not have
+├── InvalidName       a name that no model, version or label may have
+├── ManifestError     a manifest or labels file that does not say what the format allows
+├── IntegrityError    a file that is missing, extra, altered, truncated or malformed
+└── Conflict          a change that the state of the store forbids: a stale revision, a labeled version
+"""
+
+
+class StoreError(Exception):
+    """Base of every expected error of the store."""
+
+
+class NotFound(StoreError):
+    """A model, version or label that the store does not have."""
+
+
+class InvalidName(StoreError):
+    """A name that no model, version or label may have."""
+
+
+class ManifestError(StoreError):
+    """A manifest or labels file that does not say what the format allows."""
+
+
+class IntegrityError(StoreError):
+    """A file that is missing, extra, altered, truncated or malformed."""
+
+
+class Conflict(StoreError):
+    """A change that the state of the store forbids."""
