@@ -4,6 +4,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import slimctr
 from model_store.errors import StoreError
@@ -44,5 +45,5 @@ def main() -> None:
     try:
         app()
     except (SlimctrError, StoreError) as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", markup=True)
+        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(2)
