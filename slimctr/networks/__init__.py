@@ -1,1 +1,30 @@
-"""CTR backbones in torch, embedding tables and layers."""
+"""CTR networks in torch: specification, tables, expands, layers and backbones."""
+
+from slimctr.networks.expand import Affine, Expands, FrozenExpands, Identity
+from slimctr.networks.layers import Linear, Mlp, PairLinear, PairRelu
+from slimctr.networks.model import NETWORKS, CtrModel, TensorBag, build_model, float_spec, network_params
+from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, TableSpec
+from slimctr.networks.tables import FloatTable, QuantizedTable
+
+__all__ = [
+    "NETWORKS",
+    "Affine",
+    "CtrModel",
+    "ExpandSpec",
+    "Expands",
+    "FloatTable",
+    "FrozenExpands",
+    "Identity",
+    "LayerSpec",
+    "Linear",
+    "Mlp",
+    "ModelSpec",
+    "PairLinear",
+    "PairRelu",
+    "QuantizedTable",
+    "TableSpec",
+    "TensorBag",
+    "build_model",
+    "float_spec",
+    "network_params",
+]

@@ -1,0 +1,28 @@
+"""DCN: a cross network beside an MLP (arXiv 1708.05123)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from slimctr.networks.interactions import CrossV1
+from slimctr.networks.layers import Linear, Mlp
+from slimctr.networks.params import CrossParams
+from slimctr.networks.spec import LayerSpec
+
+
+class Dcn(nn.Module):
+    """logit = head([cross(x), MLP(x)])."""
+
+    Params = CrossParams
+    has_wide = False
+
+    def __init__(self, fields: int, dim: int, layers: Sequence[LayerSpec], params: CrossParams) -> None:
+        super().__init__()
+        self.mlp = Mlp(layers, params.batch_norm, params.dropout)
+        self.cross = CrossV1(fields * dim, params.cross_layers)
+        self.head = Linear(fields * dim + layers[-1].outputs, 1)
+
+    def forward(self, x: Tensor, mlp_input: Tensor, wide: Tensor | None) -> Tensor:
+        """Return logits (B,)."""
+        return self.head(torch.cat([self.cross(x.flatten(1)), self.mlp(mlp_input)], dim=1)).squeeze(1)

@@ -1,0 +1,26 @@
+"""DeepFM: an MLP, a factorization machine and first-order weights (arXiv 1703.04247)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from slimctr.networks.interactions import factorization_machine
+from slimctr.networks.layers import Linear, Mlp
+from slimctr.networks.params import MlpParams
+from slimctr.networks.spec import LayerSpec
+
+
+class DeepFm(nn.Module):
+    """logit = head(MLP(x)) + FM(x) + sum of the wide values; the bias of the head serves all three."""
+
+    Params = MlpParams
+    has_wide = True
+
+    def __init__(self, fields: int, dim: int, layers: Sequence[LayerSpec], params: MlpParams) -> None:
+        super().__init__()
+        self.mlp = Mlp(layers, params.batch_norm, params.dropout)
+        self.head = Linear(layers[-1].outputs, 1)
+
+    def forward(self, x: Tensor, mlp_input: Tensor, wide: Tensor) -> Tensor:
+        """Return logits (B,)."""
+        return self.head(self.mlp(mlp_input)).squeeze(1) + factorization_machine(x) + wide.sum(dim=1)

@@ -1,0 +1,159 @@
+"""The CTR model: tables, expands and backbone put together from a specification."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from slimctr.errors import ConfigError
+from slimctr.networks.dcn import Dcn
+from slimctr.networks.dcnv2 import DcnV2
+from slimctr.networks.deepfm import DeepFm
+from slimctr.networks.dnn import Dnn
+from slimctr.networks.expand import Expands, build_expand
+from slimctr.networks.params import MlpParams, nearest
+from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, Pooling, TableSpec
+from slimctr.networks.tables import build_table, pool
+
+NETWORKS: dict[str, type[nn.Module]] = {"dnn": Dnn, "deepfm": DeepFm, "dcn": Dcn, "dcnv2": DcnV2}
+
+TensorBag = tuple[Tensor, Tensor]
+
+
+class CtrModel(nn.Module):
+    """A click model in two halves: `lookup` (what the engine's kernels do) and `network` (what becomes ONNX).
+
+    `mlp_on_codes` says that layer 1 of the MLP was folded with the expands and takes the stored codes; export
+    sets it after it has replaced `backbone.mlp.blocks[0].linear`.
+    """
+
+    def __init__(self, spec: ModelSpec, backbone: nn.Module) -> None:
+        super().__init__()
+        self.spec = spec
+        self.tables = nn.ModuleList(build_table(t, n) for t, n in zip(spec.tables, spec.rows, strict=True))
+        self.wide = (
+            nn.ModuleList(build_table(t, n) for t, n in zip(spec.wide, spec.rows, strict=True))
+            if spec.wide
+            else None
+        )
+        self.expands: nn.Module = Expands(build_expand(expand, spec.dim) for expand in spec.expands)
+        self.backbone = backbone
+        self.mlp_on_codes = False
+        self.logit_correction = math.log(spec.negative_sampling_rate)
+
+    def lookup(self, ids: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
+        """Return the stored matrix (B, W): embedding columns in schema order, then wide columns.
+
+        `ids` int (B, S) has one column per single-valued field, `bags` one (values (n,), offsets (B+1,)) per
+        multi-valued field, both in schema order.
+        """
+        columns, bagged = iter(ids.T), iter(bags)
+        inputs = [next(columns) if pooling is None else next(bagged) for pooling in self.spec.pooling]
+        stored = [
+            _read(table, source, pooling)
+            for tables in (self.tables, self.wide)
+            if tables is not None
+            for table, source, pooling in zip(tables, inputs, self.spec.pooling, strict=True)
+        ]
+        return torch.cat(stored, dim=1)
+
+    def network(self, stored: Tensor) -> Tensor:
+        """Return logits (B,) of a stored matrix (B, W), corrected for negative down-sampling."""
+        codes = stored[:, : self.spec.code_width]
+        wide = stored[:, self.spec.code_width :] if self.spec.wide else None
+        embedded = self.expands(codes)
+        x = embedded.reshape(-1, len(self.spec.rows), self.spec.dim)
+        logit = self.backbone(x, codes if self.mlp_on_codes else embedded, wide)
+        return logit + self.logit_correction if self.logit_correction else logit
+
+    def forward(self, ids: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
+        """Return logits (B,)."""
+        return self.network(self.lookup(ids, bags))
+
+
+def _read(table: nn.Module, source: Tensor | TensorBag, pooling: Pooling | None) -> Tensor:
+    if pooling is None:
+        return table(source)
+    values, offsets = source
+    return pool(table(values), offsets, pooling)
+
+
+def network_params(network: str, params: dict[str, Any]) -> MlpParams:
+    """Check the settings of a network and fill in its defaults; raises ConfigError with the nearest name."""
+    if network not in NETWORKS:
+        raise ConfigError(
+            f"unknown network '{network}'{nearest(network, NETWORKS)}; known: {', '.join(NETWORKS)}"
+        )
+    params_type = NETWORKS[network].Params
+    for name in params:
+        if name not in params_type.model_fields:
+            known = params_type.model_fields
+            raise ConfigError(
+                f"network '{network}' has no setting '{name}'{nearest(name, known)}; "
+                f"it has {', '.join(known)}"
+            )
+    try:
+        return params_type(**params)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"setting '{where}' of network '{network}': {first['msg']}, got {first['input']!r}"
+        ) from None
+
+
+def float_spec(
+    network: str,
+    *,
+    dim: int,
+    field_names: Sequence[str],
+    rows: Sequence[int],
+    pooling: Sequence[Pooling | None],
+    params: dict[str, Any] | None = None,
+    negative_sampling_rate: float = 1.0,
+) -> ModelSpec:
+    """Return the specification of an uncompressed model: float tables, identity expands, whole layers.
+
+    Raises ConfigError for an unknown network or setting.
+    """
+    checked = network_params(network, params or {})
+    widths = [len(rows) * dim, *checked.hidden]
+    return ModelSpec(
+        network=network,
+        dim=dim,
+        field_names=tuple(field_names),
+        rows=tuple(rows),
+        pooling=tuple(pooling),
+        params=checked.model_dump(mode="json"),
+        tables=tuple(TableSpec(dim=dim) for _ in rows),
+        wide=tuple(TableSpec(dim=1) for _ in rows) if NETWORKS[network].has_wide else (),
+        expands=tuple(ExpandSpec() for _ in rows),
+        layers=tuple(LayerSpec(inputs=before, outputs=after) for before, after in pairwise(widths)),
+        negative_sampling_rate=negative_sampling_rate,
+    )
+
+
+def build_model(spec: ModelSpec) -> CtrModel:
+    """Return the model of a specification with initial weights drawn from torch's global generator.
+
+    Raises ConfigError when the specification and its network do not fit together.
+    """
+    params = network_params(spec.network, spec.params)
+    outputs = tuple(layer.outputs for layer in spec.layers)
+    if outputs != params.hidden:
+        raise ConfigError(
+            f"layers of the specification end in widths {outputs}, its params say hidden={params.hidden}"
+        )
+    if spec.layers[0].inputs != len(spec.rows) * spec.dim:
+        raise ConfigError(
+            f"layer 1 takes {spec.layers[0].inputs} inputs, "
+            f"but {len(spec.rows)} fields of {spec.dim} give {len(spec.rows) * spec.dim}"
+        )
+    network = NETWORKS[spec.network]
+    if network.has_wide != bool(spec.wide):
+        raise ConfigError(f"network '{spec.network}' {'needs' if network.has_wide else 'has no'} wide tables")
+    return CtrModel(spec, network(len(spec.rows), spec.dim, spec.layers, params))

@@ -1,0 +1,29 @@
+"""Settings of the networks: what `params` of a specification may hold, with the published defaults."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class MlpParams(BaseModel):
+    """Settings of the MLP that every network here has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (400, 400, 400)
+    batch_norm: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+
+class CrossParams(MlpParams):
+    """The same with the depth of the cross network beside it."""
+
+    cross_layers: Annotated[int, Field(ge=1)] = 3
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the known name closest to a misspelled one, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,88 @@
+"""Embedding tables in torch: row ids in, stored vectors out, for single values and for bags of values."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from slimctr.networks.spec import Pooling, TableSpec
+
+INITIAL_DEVIATION = 1e-4
+
+
+def pool(rows: Tensor, offsets: Tensor, pooling: Pooling) -> Tensor:
+    """Sum or average consecutive rows: (n, d) rows and B+1 offsets give (B, d). An empty bag gives zeros."""
+    lengths = offsets.diff()
+    owner = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths)
+    total = rows.new_zeros(len(lengths), rows.shape[1]).index_add(0, owner, rows)
+    return total / lengths.clamp(min=1).unsqueeze(1) if pooling == "mean" else total
+
+
+class FloatTable(nn.Module):
+    """A float32 table: `weight` (N, d)."""
+
+    def __init__(self, rows: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, dim).normal_(std=INITIAL_DEVIATION))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return rows: int ids (n,) give (n, d)."""
+        return functional.embedding(ids, self.weight)
+
+    def dense(self) -> Tensor:
+        """Return every row: (N, d)."""
+        return self.weight
+
+
+class QuantizedTable(nn.Module):
+    """Unsigned integer codes and their step sizes; reading a row gives scale * code + minimum in float32.
+
+    `codes` uint8 (N, d) holds one code per byte whatever `bits` says; packing belongs to the artifact, whose
+    format page fixes this arithmetic. `scales` and `minimums` are float16 (N,) for scale "row", float32 (d,)
+    for scale "column". Nothing here is trained.
+    """
+
+    def __init__(self, rows: int, dim: int, bits: int, scale: Literal["row", "column"]) -> None:
+        super().__init__()
+        self.bits = bits
+        self.scale = scale
+        steps = torch.zeros(rows, dtype=torch.float16) if scale == "row" else torch.zeros(dim)
+        self.register_buffer("codes", torch.zeros(rows, dim, dtype=torch.uint8))
+        self.register_buffer("scales", steps)
+        self.register_buffer("minimums", steps.clone())
+
+    @classmethod
+    def from_codes(
+        cls, codes: Tensor, scales: Tensor, minimums: Tensor, *, bits: int, scale: Literal["row", "column"]
+    ) -> "QuantizedTable":
+        """Build a table from codes (N, d) and steps (N,) or (d,); steps per row are rounded to float16.
+
+        Raises ValueError when a code does not fit `bits`.
+        """
+        if int(codes.max()) >= 1 << bits:
+            raise ValueError(f"code {int(codes.max())} does not fit {bits} bits")
+        table = cls(codes.shape[0], codes.shape[1], bits, scale)
+        table.codes.copy_(codes)
+        table.scales.copy_(scales)
+        table.minimums.copy_(minimums)
+        return table
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return dequantized rows: int ids (n,) give float32 (n, d)."""
+        codes = self.codes.index_select(0, ids).float()
+        if self.scale == "column":
+            return self.scales * codes + self.minimums
+        scales = self.scales.index_select(0, ids).float().unsqueeze(1)
+        return scales * codes + self.minimums.index_select(0, ids).float().unsqueeze(1)
+
+    def dense(self) -> Tensor:
+        """Return every row, dequantized: (N, d)."""
+        return self(torch.arange(self.codes.shape[0], device=self.codes.device))
+
+
+def build_table(spec: TableSpec, rows: int) -> FloatTable | QuantizedTable:
+    """Return a table of `rows` rows with initial (float) or zero (quantized) contents."""
+    if spec.kind == "float":
+        return FloatTable(rows, spec.dim)
+    return QuantizedTable(rows, spec.dim, spec.bits, spec.scale)
