@@ -1,1 +1,239 @@
+/* Row lookup: one call reads the rows of every table for a batch and writes the stored matrix (B, W) in float32.
+ *
+ * The codecs and their arithmetic are those of docs/artifact-format.md: float32, the product rounded before the
+ * addition. Nothing is allocated, nothing is written but the output, so calls may run side by side.
+ *
+ * A row is decoded in chunks of 64 elements: codes are unpacked into bytes, then bytes become floats. Both loops
+ * are plain, so that the compiler vectorises them in each clone of the entry point. */
 #include "kernels.h"
+
+#include <string.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "artifacts are little-endian and read in place"
+#endif
+
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+/* A helper that is not inlined would not be compiled for the clone's instruction set. */
+#define INLINE static inline __attribute__((always_inline))
+
+enum { CHUNK = 64, PREFETCH_ROWS = 8, CACHE_LINE = 64 };
+enum codec { FLOAT32, FLOAT16, INT8_ROW, PLANES, STREAM };
+enum pooling { SINGLE, MEAN, SUM };
+
+struct segment {
+    const uint8_t *records;
+    int64_t start_row, rows, record_bytes;
+    int32_t bits, reserved;
+};
+
+struct table {
+    const struct segment *segments;
+    const uint8_t *end;                    /* one past the last byte of the codes */
+    const float *scales, *minimums;        /* per column; NULL when each record ends with its own two */
+    int64_t rows;
+    int32_t segment_count, codec, dim, column;
+    int32_t source, pooling;               /* column of `ids`, or index of the bag when pooled */
+};
+
+struct bag {
+    const int32_t *values, *offsets;
+    int64_t count;
+};
+
+struct record {
+    const uint8_t *bytes;
+    const struct segment *segment;
+    int32_t bits;
+};
+
+INLINE uint16_t load_u16(const uint8_t *bytes) {
+    uint16_t value;
+    memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
+/* Exact for all 65,536 patterns, without denormal operands: flush-to-zero modes do not change the result. */
+INLINE float half_to_float(uint16_t half) {
+    uint32_t magnitude = half & 0x7fffu, bits, small_bits;
+    float small = (float)(int32_t)magnitude * 0x1p-24f, value;
+    memcpy(&small_bits, &small, sizeof bits);
+    bits = (magnitude << 13) + 0x38000000u;
+    bits = magnitude >= 0x7c00u ? bits + 0x38000000u : bits;
+    bits = magnitude < 0x0400u ? small_bits : bits;
+    bits |= (uint32_t)(half & 0x8000u) << 16;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+INLINE struct record locate(const struct table *table, int32_t id) {
+    const struct segment *segment = table->segments;
+    int64_t row = (uint32_t)id < (uint64_t)table->rows ? id : 0;
+    while (row >= segment->start_row + segment->rows) segment++;
+    return (struct record){segment->records + (row - segment->start_row) * segment->record_bytes, segment,
+                           segment->bits};
+}
+
+INLINE void prefetch(const struct table *table, int32_t id) {
+    struct record record = locate(table, id);
+    for (int64_t at = 0; at < record.segment->record_bytes; at += CACHE_LINE)
+        __builtin_prefetch(record.bytes + at);
+    if (record.segment->record_bytes) __builtin_prefetch(record.bytes + record.segment->record_bytes - 1);
+}
+
+/* Spread the eight bits of a byte: bit i becomes the lowest bit of byte i. */
+INLINE uint64_t spread(uint8_t bits) {
+    uint64_t chosen = (bits * 0x0101010101010101u) & 0x8040201008040201u;
+    return ((chosen + 0x7f7f7f7f7f7f7f7fu) >> 7) & 0x0101010101010101u;
+}
+
+INLINE void unpack_planes(const uint8_t *record, int bits, int plane_bytes, int start, int count, uint8_t *codes) {
+    for (int group = 0; group < (count + 7) / 8; group++) {
+        uint64_t eight = 0;
+        for (int plane = 0; plane < bits; plane++)
+            eight |= spread(record[plane * plane_bytes + start / 8 + group]) << plane;
+        memcpy(codes + 8 * group, &eight, sizeof eight);
+    }
+}
+
+/* Eight elements of b bits fill b bytes, so each group starts at a byte. */
+INLINE void unpack_stream(const uint8_t *record, const uint8_t *end, int bits, int start, int count, uint8_t *codes) {
+    for (int group = 0; group < (count + 7) / 8; group++) {
+        const uint8_t *from = record + (start / 8 + group) * bits;
+        uint64_t packed = 0;
+        if (end - from >= (ptrdiff_t)sizeof packed)
+            memcpy(&packed, from, sizeof packed);
+        else
+            for (int byte = 0; byte < end - from; byte++) packed |= (uint64_t)from[byte] << (8 * byte);
+        for (int i = 0; i < 8; i++) codes[8 * group + i] = (uint8_t)((packed >> (i * bits)) & ((1u << bits) - 1));
+    }
+}
+
+/* Write elements start .. start+count of one row to `out`; `start` is a multiple of CHUNK. */
+INLINE void decode_chunk(const struct table *table, struct record record, int codec, int start, int count,
+                         float *restrict out) {
+    uint8_t codes[CHUNK];
+    if (codec == FLOAT32) {
+        memcpy(out, record.bytes + (size_t)start * sizeof(float), (size_t)count * sizeof(float));
+        return;
+    }
+    if (codec == FLOAT16) {
+        for (int i = 0; i < count; i++) out[i] = half_to_float(load_u16(record.bytes + 2 * (start + i)));
+        return;
+    }
+    if (codec == INT8_ROW) {
+        for (int i = 0; i < count; i++) codes[i] = record.bytes[start + i] ^ 0x80u;
+    } else if (record.bits == 0) {
+        memset(out, 0, (size_t)count * sizeof(float));
+        return;
+    } else if (codec == PLANES) {
+        unpack_planes(record.bytes, record.bits, (table->dim + 7) / 8, start, count, codes);
+    } else {
+        unpack_stream(record.bytes, table->end, record.bits, start, count, codes);
+    }
+    if (table->scales) {
+        const float *scales = table->scales + start, *minimums = table->minimums + start;
+        for (int i = 0; i < count; i++) out[i] = scales[i] * (float)codes[i] + minimums[i];
+    } else {
+        const uint8_t *tail = record.bytes + record.segment->record_bytes - 4;
+        float scale = half_to_float(load_u16(tail)), minimum = half_to_float(load_u16(tail + 2));
+        for (int i = 0; i < count; i++) out[i] = scale * (float)codes[i] + minimum;
+    }
+}
+
+INLINE void decode_row(const struct table *table, struct record record, int codec, float *restrict out) {
+    for (int start = 0; start < table->dim; start += CHUNK) {
+        int count = table->dim - start < CHUNK ? table->dim - start : CHUNK;
+        decode_chunk(table, record, codec, start, count, out + start);
+    }
+}
+
+INLINE void add_row(const struct table *table, struct record record, int codec, float *restrict out) {
+    float chunk[CHUNK];
+    for (int start = 0; start < table->dim; start += CHUNK) {
+        int count = table->dim - start < CHUNK ? table->dim - start : CHUNK;
+        decode_chunk(table, record, codec, start, count, chunk);
+        for (int i = 0; i < count; i++) out[start + i] += chunk[i];
+    }
+}
+
+INLINE void lookup_single(const struct table *table, int codec, const int32_t *ids, int64_t batch, int64_t singles,
+                          float *out, int64_t width) {
+    ids += table->source;
+    out += table->column;
+    for (int64_t row = 0; row < batch; row++, out += width) {
+        if (row + PREFETCH_ROWS < batch) prefetch(table, ids[(row + PREFETCH_ROWS) * singles]);
+        decode_row(table, locate(table, ids[row * singles]), codec, out);
+    }
+}
+
+/* Rows are added in the order of the bag, starting from the first; an empty bag reads as zeros. */
+INLINE void lookup_bag(const struct table *table, int codec, const struct bag *bag, int64_t batch, float *out,
+                       int64_t width) {
+    out += table->column;
+    for (int64_t row = 0; row < batch; row++, out += width) {
+        int32_t first = bag->offsets[row], stop = bag->offsets[row + 1];
+        if (first == stop) {
+            memset(out, 0, (size_t)table->dim * sizeof(float));
+            continue;
+        }
+        for (int32_t at = first; at < stop; at++) {
+            if (at + PREFETCH_ROWS < bag->count) prefetch(table, bag->values[at + PREFETCH_ROWS]);
+            if (at == first)
+                decode_row(table, locate(table, bag->values[at]), codec, out);
+            else
+                add_row(table, locate(table, bag->values[at]), codec, out);
+        }
+        if (table->pooling == MEAN) {
+            float count = (float)(stop - first);
+            for (int i = 0; i < table->dim; i++) out[i] /= count;
+        }
+    }
+}
+
+static int well_formed(const struct bag *bag, int64_t batch) {
+    if (bag->offsets[0] != 0 || bag->offsets[batch] != bag->count) return 0;
+    for (int64_t row = 0; row < batch; row++)
+        if (bag->offsets[row] > bag->offsets[row + 1]) return 0;
+    return 1;
+}
+
+/* One instance per codec, so that the choice of codec leaves the inner loops. */
+#define LOOKUP(codec)                                                                          \
+    if (table->pooling == SINGLE)                                                              \
+        lookup_single(table, codec, ids, batch, singles, out, width);                          \
+    else                                                                                       \
+        lookup_bag(table, codec, &bags[table->source], batch, out, width);                     \
+    break
+
+SLIMCTR_CLONES
+static void lookup_table(const struct table *table, const int32_t *ids, const struct bag *bags, int64_t batch,
+                         int64_t singles, float *out, int64_t width) {
+    switch ((enum codec)table->codec) {
+        case FLOAT32: LOOKUP(FLOAT32);
+        case FLOAT16: LOOKUP(FLOAT16);
+        case INT8_ROW: LOOKUP(INT8_ROW);
+        case PLANES: LOOKUP(PLANES);
+        case STREAM: LOOKUP(STREAM);
+    }
+}
+
+/* Fill out (batch, width) from ids (batch, singles) and the bags. Returns 0, or 1 + index of a malformed bag,
+ * in which case nothing was written. */
+SLIMCTR_API int32_t slimctr_lookup(const struct table *tables, int64_t table_count, const int32_t *ids,
+                                   int64_t batch, int64_t singles, const struct bag *bags, int64_t bag_count,
+                                   float *out, int64_t width) {
+    for (int64_t bag = 0; bag < bag_count; bag++)
+        if (!well_formed(&bags[bag], batch)) return (int32_t)bag + 1;
+    for (int64_t index = 0; index < table_count; index++)
+        lookup_table(&tables[index], ids, bags, batch, singles, out, width);
+    return 0;
+}
+
+/* Widen `count` half-precision numbers: the conversion that the codecs use, exposed for its exhaustive test. */
+SLIMCTR_API void slimctr_widen(const uint8_t *halves, int64_t count, float *out) {
+    for (int64_t i = 0; i < count; i++) out[i] = half_to_float(load_u16(halves + 2 * i));
+}

@@ -1,0 +1,231 @@
+"""Looks up the rows of all tables of an artifact in one C call, reading the mapped codes in place."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from slimctr.native.library import library
+
+Int32s = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+_CODECS = {"float32": 0, "float16": 1, "int8_row": 2, "planes": 3, "stream": 4}
+_POOLINGS = {"single": 0, "mean": 1, "sum": 2}
+
+
+@dataclass(frozen=True)
+class RowSegment:
+    """Rows `start_row ..` of one bit width; records lie back to back from `byte_base` of the codes."""
+
+    start_row: int
+    rows: int
+    byte_base: int
+    record_bytes: int
+    bits: int = 0
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """One table as the kernel reads it.
+
+    `codes` are the bytes of its records, uint8 (n,). `scales` and `minimums`, float32 (dim,), are given for a
+    packed table whose scale is per column. `source` is a column of the ids, or a bag's index when pooled.
+    """
+
+    codec: Literal["float32", "float16", "int8_row", "planes", "stream"]
+    codes: npt.NDArray[np.uint8]
+    segments: tuple[RowSegment, ...]
+    rows: int
+    dim: int
+    column: int
+    source: int
+    pooling: Literal["single", "mean", "sum"] = "single"
+    scales: Floats | None = None
+    minimums: Floats | None = None
+
+
+class _Segment(ctypes.Structure):
+    _fields_ = (
+        ("records", ctypes.c_void_p),
+        ("start_row", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("record_bytes", ctypes.c_int64),
+        ("bits", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    )
+
+
+class _Table(ctypes.Structure):
+    _fields_ = (
+        ("segments", ctypes.c_void_p),
+        ("end", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("minimums", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("segment_count", ctypes.c_int32),
+        ("codec", ctypes.c_int32),
+        ("dim", ctypes.c_int32),
+        ("column", ctypes.c_int32),
+        ("source", ctypes.c_int32),
+        ("pooling", ctypes.c_int32),
+    )
+
+
+class _Bag(ctypes.Structure):
+    _fields_ = (("values", ctypes.c_void_p), ("offsets", ctypes.c_void_p), ("count", ctypes.c_int64))
+
+
+class TableLookup:
+    """The tables of one artifact, described once; several threads may call at the same time."""
+
+    def __init__(self, tables: Sequence[StoredTable], width: int) -> None:
+        self._width = width
+        self._singles = 1 + max((t.source for t in tables if t.pooling == "single"), default=-1)
+        self._bags = 1 + max((t.source for t in tables if t.pooling != "single"), default=-1)
+        for table in tables:
+            _check(table, width)
+        # the descriptors hold bare addresses: these references keep what they point to alive
+        self._segments = [_segments(table) for table in tables]
+        self._arrays = [(table.codes, table.scales, table.minimums) for table in tables]
+        self._tables = (_Table * len(tables))(
+            *(_describe(table, segments) for table, segments in zip(tables, self._segments, strict=True))
+        )
+        self._call: Any = library().slimctr_lookup
+        self._call.restype = ctypes.c_int32
+        self._call.argtypes = (
+            *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64),
+            *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64),
+        )
+
+    def __call__(self, ids: Int32s, bags: Sequence[tuple[Int32s, Int32s]]) -> Floats:
+        """Return the stored matrix, float32 (B, W).
+
+        `ids` is int32 (B, S); each bag is (values (n,), offsets (B+1,)). An id outside its table reads row 0;
+        an empty bag reads as zeros. Raises ValueError for arrays of another type or shape and for
+        offsets that do not rise from 0 to n.
+        """
+        batch, singles = ids.shape
+        if ids.dtype != np.int32 or singles < self._singles or len(bags) < self._bags:
+            raise ValueError(
+                f"the tables need int32 ids (B, {self._singles}) and {self._bags} bags; "
+                f"got {ids.dtype} {ids.shape} and {len(bags)} bags"
+            )
+        ids = np.ascontiguousarray(ids)
+        kept = [_contiguous_bag(values, offsets, batch) for values, offsets in bags]
+        described = (_Bag * len(kept))(*(_Bag(v.ctypes.data, o.ctypes.data, v.size) for v, o in kept))
+        out = np.empty((batch, self._width), np.float32)
+        malformed = self._call(
+            *(self._tables, len(self._tables), ids.ctypes.data, batch, singles),
+            *(described, len(kept), out.ctypes.data, self._width),
+        )
+        if malformed:
+            raise ValueError(f"the offsets of bag {malformed - 1} do not rise from 0 to its number of values")
+        return out
+
+
+def widen(halves: npt.NDArray[np.float16]) -> Floats:
+    """Return `halves` (n,) in float32 through the kernels' own conversion."""
+    halves = np.ascontiguousarray(halves)
+    out = np.empty(halves.shape, np.float32)
+    call: Any = library().slimctr_widen
+    call.restype = None
+    call.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+    call(halves.ctypes.data, halves.size, out.ctypes.data)
+    return out
+
+
+def _check(table: StoredTable, width: int) -> None:
+    """Raise ValueError unless every address that the kernel can form lies inside the arrays of `table`."""
+    if table.codes.dtype != np.uint8 or table.codes.ndim != 1 or not table.codes.flags.c_contiguous:
+        raise ValueError("codes must be contiguous uint8 (n,)")
+    if not 1 <= table.rows < 2**31:
+        raise ValueError(f"{table.rows} rows; a table has 1 to 2^31 - 1")
+    if table.column < 0 or table.dim < 1 or table.column + table.dim > width:
+        raise ValueError(f"columns {table.column}..{table.column + table.dim} do not lie in 0..{width}")
+    if table.source < 0:
+        raise ValueError("the source column is negative")
+    next_row = 0
+    for segment in table.segments:
+        if segment.start_row != next_row or segment.rows < 0:
+            raise ValueError(f"the segment of row {segment.start_row} should start at row {next_row}")
+        if segment.record_bytes < _least_record_bytes(table, segment.bits):
+            raise ValueError(f"records of {segment.record_bytes} bytes are too short for {segment.bits} bits")
+        if (
+            segment.byte_base < 0
+            or segment.byte_base + segment.rows * segment.record_bytes > table.codes.size
+        ):
+            raise ValueError(f"the segment of row {segment.start_row} ends outside the codes")
+        next_row += segment.rows
+    if next_row != table.rows:
+        raise ValueError(f"the segments hold {next_row} of {table.rows} rows")
+    if (table.scales is None) != (table.minimums is None):
+        raise ValueError("scales and minimums come together")
+    for floats in (table.scales, table.minimums):
+        if floats is not None and (
+            floats.dtype != np.float32 or floats.shape != (table.dim,) or not floats.flags.c_contiguous
+        ):
+            raise ValueError(f"scales and minimums must be contiguous float32 ({table.dim},)")
+
+
+def _least_record_bytes(table: StoredTable, bits: int) -> int:
+    row_scale = 4 if table.scales is None else 0
+    match table.codec:
+        case "float32":
+            return 4 * table.dim
+        case "float16":
+            return 2 * table.dim
+        case "int8_row":
+            return table.dim + row_scale
+        case "planes" | "stream":
+            if not 0 <= bits <= 8:
+                raise ValueError(f"{bits} bits; codes have 0 to 8")
+            return packed_record_bytes(table.codec, bits, table.dim, row_scale > 0)
+
+
+def packed_record_bytes(layout: Literal["planes", "stream"], bits: int, dim: int, row_scale: bool) -> int:
+    """Return the bytes of one packed record; a row of 0 bits has none (docs/artifact-format.md)."""
+    if bits == 0:
+        return 0
+    code_bytes = bits * ((dim + 7) // 8) if layout == "planes" else (dim * bits + 7) // 8
+    return code_bytes + (4 if row_scale else 0)
+
+
+def _segments(table: StoredTable) -> "ctypes.Array[_Segment]":
+    base = table.codes.ctypes.data
+    return (_Segment * len(table.segments))(
+        *(
+            _Segment(base + s.byte_base, s.start_row, s.rows, s.record_bytes, s.bits, 0)
+            for s in table.segments
+        )
+    )
+
+
+def _describe(table: StoredTable, segments: "ctypes.Array[_Segment]") -> _Table:
+    return _Table(
+        segments=ctypes.addressof(segments),
+        end=table.codes.ctypes.data + table.codes.size,
+        scales=None if table.scales is None else table.scales.ctypes.data,
+        minimums=None if table.minimums is None else table.minimums.ctypes.data,
+        rows=table.rows,
+        segment_count=len(segments),
+        codec=_CODECS[table.codec],
+        dim=table.dim,
+        column=table.column,
+        source=table.source,
+        pooling=_POOLINGS[table.pooling],
+    )
+
+
+def _contiguous_bag(values: Int32s, offsets: Int32s, batch: int) -> tuple[Int32s, Int32s]:
+    if (
+        values.dtype != np.int32
+        or offsets.dtype != np.int32
+        or values.ndim != 1
+        or offsets.shape != (batch + 1,)
+    ):
+        raise ValueError(f"a bag needs int32 values (n,) and int32 offsets ({batch + 1},)")
+    return np.ascontiguousarray(values), np.ascontiguousarray(offsets)
