@@ -1,0 +1,273 @@
+"""Zero-delay micro-batching: when an executor is free, everything that waits for one version goes as one batch.
+
+All state lives on the event loop; only `lookup` and `run_network` run in the executor's threads. A batch never mixes
+versions and never exceeds `max_batch_rows`. A request larger than a batch is split into chunks, and chunks of
+different requests alternate.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import DeadlineExceeded, QueueFull
+from slimctr.features import EncodedBatch
+
+FloatRow = npt.NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """What a batch needs of `slimctr.scoring.Scorer`; calls may run at the same time."""
+
+    def lookup(self, batch: EncodedBatch) -> FloatRow:
+        """Return the stored matrix (B, W)."""
+
+    def run_network(self, stored: FloatRow) -> FloatRow:
+        """Return the logits (B,)."""
+
+
+class QueueObserver(Protocol):
+    """Hears what a queue does; called on the event loop."""
+
+    def waiting(self, requests: int, rows: int) -> None:
+        """The queue now holds so many requests and rows."""
+
+    def executed(self, variant: str, rows: int, lookup_s: float, infer_s: float) -> None:
+        """A batch was scored; `variant` is that of its first request."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Logits (B,) of one request and where its time went, in seconds."""
+
+    logits: FloatRow
+    queue_s: float
+    lookup_s: float
+    infer_s: float
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A request inside the queue; `taken` rows were dispatched, `done` rows came back."""
+
+    batch: EncodedBatch
+    rows: int
+    variant: str
+    enqueued_s: float
+    deadline_s: float
+    answer: asyncio.Future[Scored]
+    logits: FloatRow
+    timer: asyncio.TimerHandle | None = None
+    taken: int = 0
+    done: int = 0
+    started_s: float = 0.0
+    lookup_s: float = 0.0
+    infer_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows `start .. start + rows` of a request inside one execution."""
+
+    request: _Waiting
+    start: int
+    rows: int
+
+
+@dataclass
+class _Execution:
+    """One batch on its way through the executor; the thread fills in the results."""
+
+    queue: "BatchQueue"
+    parts: list[_Part]
+    batch: EncodedBatch
+    logits: FloatRow | None = None
+    error: BaseException | None = None
+    lookup_s: float = 0.0
+    infer_s: float = 0.0
+
+
+class Compute:
+    """The executor that all queues share: `threads` batches at a time, queues served in turn."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._running = 0
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="slimctr-compute")
+        self._turns: deque[BatchQueue] = deque()
+
+    def offer(self, queue: "BatchQueue") -> None:
+        """Let `queue` run as soon as a thread is free; it must not be offered twice."""
+        self._turns.append(queue)
+        self._dispatch()
+
+    def close(self) -> None:
+        """Wait for the running batches and end the threads."""
+        self._pool.shutdown(wait=True)
+
+    def _dispatch(self) -> None:
+        while self._running < self._threads and self._turns:
+            queue = self._turns.popleft()
+            execution = queue.take()
+            if queue.offered:
+                self._turns.append(queue)
+            if execution is not None:
+                self._running += 1
+                loop = asyncio.get_running_loop()
+                self._pool.submit(self._run, execution, loop)
+
+    def _run(self, execution: _Execution, loop: asyncio.AbstractEventLoop) -> None:
+        engine = execution.queue.engine
+        try:
+            begin = time.perf_counter()
+            stored = engine.lookup(execution.batch)
+            middle = time.perf_counter()
+            execution.logits = engine.run_network(stored)
+            execution.lookup_s = middle - begin
+            execution.infer_s = time.perf_counter() - middle
+        except BaseException as error:  # the waiting requests must hear of it, whatever it is
+            execution.error = error
+        loop.call_soon_threadsafe(self._finished, execution)
+
+    def _finished(self, execution: _Execution) -> None:
+        self._running -= 1
+        self._dispatch()
+        execution.queue.finish(execution)
+
+
+@dataclass
+class BatchQueue:
+    """The requests that wait for one version, bounded in rows."""
+
+    engine: Engine
+    compute: Compute
+    max_batch_rows: int
+    max_queue_rows: int
+    observer: QueueObserver
+    clock: Callable[[], float] = time.monotonic
+    offered: bool = False
+    waiting_rows: int = 0
+    _waiting: deque[_Waiting] = field(default_factory=deque)
+
+    def check_room(self, rows: int) -> None:
+        """Raise QueueFull when `rows` more would pass the bound; callers ask before they encode."""
+        if self.waiting_rows + rows > self.max_queue_rows:
+            raise QueueFull(
+                f"{self.waiting_rows} rows are waiting and {rows} more would pass max_queue_rows ({self.max_queue_rows})"
+            )
+
+    async def score(self, batch: EncodedBatch, *, variant: str, deadline_s: float) -> Scored:
+        """Return the logits of `batch` in its own order; `deadline_s` is a time of the queue's clock.
+
+        Raises QueueFull, DeadlineExceeded, or what the engine raised.
+        """
+        rows = len(batch)
+        now = self.clock()
+        if rows == 0:
+            return Scored(np.empty(0, np.float32), 0.0, 0.0, 0.0)
+        self.check_room(rows)
+        if now >= deadline_s:
+            raise DeadlineExceeded("the deadline passed before the request was queued")
+        loop = asyncio.get_running_loop()
+        request = _Waiting(
+            batch, rows, variant, now, deadline_s, loop.create_future(), logits=np.empty(rows, np.float32)
+        )
+        request.timer = loop.call_later(deadline_s - now, self._expire, request)
+        self._waiting.append(request)
+        self.waiting_rows += rows
+        self._announce()
+        if not self.offered:
+            self.offered = True
+            self.compute.offer(self)
+        try:
+            return await request.answer
+        finally:
+            request.timer.cancel()
+            self._withdraw(request)
+
+    def take(self) -> _Execution | None:
+        """Remove the next batch from the queue; None when only expired requests waited."""
+        parts: list[_Part] = []
+        room = self.max_batch_rows
+        split: list[_Waiting] = []
+        while self._waiting and room:
+            request = self._waiting[0]
+            if self.clock() >= request.deadline_s:
+                self._expire(request)  # the timer is late; an expired request is never computed
+                continue
+            left = request.rows - request.taken
+            if left > room and request.rows <= self.max_batch_rows:
+                break  # it fits whole into the next batch
+            self._waiting.popleft()
+            rows = min(left, room)
+            parts.append(_Part(request, request.taken, rows))
+            request.taken += rows
+            if request.started_s == 0.0:
+                request.started_s = self.clock()
+            room -= rows
+            self.waiting_rows -= rows
+            if request.taken < request.rows:
+                split.append(request)
+        self._waiting.extend(split)
+        self.offered = bool(self._waiting)
+        self._announce()
+        if not parts:
+            return None
+        return _Execution(self, parts, _join(parts))
+
+    def finish(self, execution: _Execution) -> None:
+        """Hand the scores of an executed batch to its requests."""
+        if execution.logits is not None:
+            self.observer.executed(
+                execution.parts[0].request.variant, len(execution.batch), execution.lookup_s, execution.infer_s
+            )
+        at = 0
+        for part in execution.parts:
+            request = part.request
+            if not request.answer.done():
+                if execution.logits is None:
+                    request.answer.set_exception(execution.error or RuntimeError("the batch gave no scores"))
+                else:
+                    request.logits[part.start : part.start + part.rows] = execution.logits[at : at + part.rows]
+                    request.lookup_s += execution.lookup_s
+                    request.infer_s += execution.infer_s
+                    request.done += part.rows
+                    if request.done == request.rows:
+                        queue_s = request.started_s - request.enqueued_s
+                        request.answer.set_result(
+                            Scored(request.logits, queue_s, request.lookup_s, request.infer_s)
+                        )
+            at += part.rows
+
+    def _expire(self, request: _Waiting) -> None:
+        self._withdraw(request)
+        if not request.answer.done():
+            state = "computed" if request.taken else "queued"
+            request.answer.set_exception(
+                DeadlineExceeded(f"the deadline passed while {request.rows} rows were {state}")
+            )
+
+    def _withdraw(self, request: _Waiting) -> None:
+        if request.taken < request.rows and request in self._waiting:
+            self._waiting.remove(request)
+            self.waiting_rows -= request.rows - request.taken
+            self._announce()
+
+    def _announce(self) -> None:
+        self.observer.waiting(len(self._waiting), self.waiting_rows)
+
+
+def _join(parts: list[_Part]) -> EncodedBatch:
+    pieces = [
+        part.request.batch
+        if part.rows == part.request.rows
+        else part.request.batch.slice(part.start, part.start + part.rows)
+        for part in parts
+    ]
+    return pieces[0] if len(pieces) == 1 else EncodedBatch.concatenate(pieces)

@@ -1,0 +1,120 @@
+"""Wraps every HTTP request: its id, its error answer, its log line and its HTTP metric."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import BadHeader, problem_kind, problem_of, problem_response
+from service.lifecycle import Lifecycle
+from service.telemetry.metrics import Metrics
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Probes, scrapes and the page are called every few seconds by machines; logging them would bury the requests.
+UNLOGGED_ROUTES = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/dashboard"})
+
+logger = logging.getLogger("slimctr.service")
+
+
+@dataclass
+class RequestContext:
+    """What the layers of one request share; handlers add to `log` what its line should say."""
+
+    request_id: str
+    received_s: float
+    under_v2: bool
+    log: dict[str, Any] = field(default_factory=dict)
+    answered: Callable[[float], None] | None = None
+
+
+def context_of(request: Request) -> RequestContext:
+    """Return the context of a request that passed the middleware."""
+    return cast(RequestContext, request.scope["slimctr.context"])
+
+
+def new_request_id() -> str:
+    """Return a random identifier of 128 bits."""
+    return secrets.token_hex(16)
+
+
+class ContextMiddleware:
+    """Give each request a context; turn every exception into a problem document; log and count the answer."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, lifecycle: Lifecycle) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path: str = scope["path"]
+        given = Headers(scope=scope).get("x-request-id")
+        valid = given is None or REQUEST_ID.fullmatch(given) is not None
+        context = RequestContext(
+            request_id=given if given is not None and valid else new_request_id(),
+            received_s=time.perf_counter(),
+            under_v2=path == "/v2" or path.startswith("/v2/"),
+        )
+        scope["slimctr.context"] = context
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = context.request_id
+                if self._lifecycle.draining:
+                    # The client opens its next connection elsewhere instead of meeting a closed one.
+                    headers["connection"] = "close"
+            await send(message)
+
+        try:
+            if not valid:
+                raise BadHeader("X-Request-ID must match ^[A-Za-z0-9._:-]{1,128}$")
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if status:
+                logger.exception("the answer broke off", extra={"request_id": context.request_id})
+                raise
+            if problem_kind(error).status == 500:
+                logger.exception("internal error", extra={"request_id": context.request_id})
+            problem = problem_of(error, under_v2=context.under_v2)
+            context.log["slug"] = problem.kind.slug
+            context.log["detail"] = problem.detail
+            await problem_response(problem, path=path, request_id=context.request_id)(scope, receive, send_with_id)
+        self._finish(scope, context, status)
+
+    def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:
+        duration_s = time.perf_counter() - context.received_s
+        if context.answered is not None:
+            context.answered(duration_s)
+        route = route_template(scope)
+        self._metrics.http_server_request_duration_seconds.labels(scope["method"], route, str(status)).observe(duration_s)
+        if route not in UNLOGGED_ROUTES and logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "request",
+                extra={
+                    "request_id": context.request_id,
+                    "method": scope["method"],
+                    "route": route,
+                    "status": status,
+                    "duration_ms": round(duration_s * 1000, 3),
+                    **context.log,
+                },
+            )
+
+
+def route_template(scope: Scope) -> str:
+    """Return the path template of the matched route; one fixed word for all others bounds the metric's series."""
+    return getattr(scope.get("route"), "path", "unmatched")

@@ -1,0 +1,88 @@
+"""Reads what a request brings before it is parsed: the body within its limits, and the deadline."""
+
+import asyncio
+import zlib
+
+from starlette.requests import ClientDisconnect, Request
+
+from service.errors import BadHeader, BadRequest, ReceiveTimeout, TooLarge, UnsupportedMediaType
+from service.settings import Settings
+
+# A small body may grow at most this much when it is decompressed.
+MAX_EXPANSION = 100
+# 16 + MAX_WBITS reads gzip, MAX_WBITS reads zlib-wrapped deflate.
+WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """Return the body, decompressed; every limit is enforced while reading.
+
+    Raises TooLarge, ReceiveTimeout, UnsupportedMediaType, BadHeader, BadRequest.
+    """
+    _check_announced_length(request.headers.get("content-length"), settings.max_body_bytes)
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity" and encoding not in WINDOW_BITS:
+        raise UnsupportedMediaType(f"content encoding '{encoding}' is not read; send gzip, deflate or none")
+    try:
+        async with asyncio.timeout(settings.receive_timeout_s):
+            body = await _read_stream(request, settings.max_body_bytes)
+    except TimeoutError as error:
+        raise ReceiveTimeout(
+            f"the body did not arrive within {settings.receive_timeout_s} s (receive_timeout_s)"
+        ) from error
+    except ClientDisconnect as error:
+        raise BadRequest("the connection was closed before the body was complete") from error
+    if encoding == "identity":
+        return body
+    return decompress(body, encoding, min(settings.max_decompressed_bytes, MAX_EXPANSION * len(body)))
+
+
+def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Return the plain bytes of a gzip or deflate body; raise TooLarge as soon as they pass `max_bytes`."""
+    reader = zlib.decompressobj(WINDOW_BITS[encoding])
+    try:
+        plain = reader.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise BadRequest(f"the body is not valid {encoding}: {error}") from error
+    if len(plain) > max_bytes:
+        raise TooLarge(f"the decompressed body is above {max_bytes} bytes")
+    if not reader.eof or reader.unused_data:
+        raise BadRequest(f"the {encoding} body is truncated or has bytes behind its end")
+    return plain
+
+
+def deadline_s(header: str | None, timeout_us: int | None, now: float, settings: Settings) -> float:
+    """Return when the answer is due, on the clock of `now`, in seconds.
+
+    The smallest of header (milliseconds), timeout parameter (microseconds) and the maximum counts; without either
+    the default. Raises BadHeader.
+    """
+    asked_ms = []
+    if header is not None:
+        if not (header.isascii() and header.isdigit()) or len(header) > 9 or int(header) == 0:
+            raise BadHeader(f"X-Request-Deadline-Ms '{header[:40]}' is not a positive number of milliseconds")
+        asked_ms.append(float(header))
+    if timeout_us:
+        asked_ms.append(timeout_us / 1000)
+    budget_ms = min(asked_ms, default=float(settings.default_deadline_ms))
+    return now + min(budget_ms, settings.max_deadline_ms) / 1000
+
+
+def _check_announced_length(header: str | None, max_bytes: int) -> None:
+    if header is None:
+        return
+    if not (header.isascii() and header.isdigit()):
+        raise BadHeader(f"Content-Length '{header[:40]}' is not a number")
+    if int(header) > max_bytes:
+        raise TooLarge(f"the body of {header} bytes is above max_body_bytes ({max_bytes})")
+
+
+async def _read_stream(request: Request, max_bytes: int) -> bytes:
+    chunks = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise TooLarge(f"the body is above max_body_bytes ({max_bytes})")
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
