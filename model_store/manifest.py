@@ -1,8 +1,8 @@
 """The manifest: what `manifest.json` of one version says, and nothing else (docs/artifact-format.md)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -32,12 +32,12 @@ class Segment(_Record):
 
 
 class Table(_Record):
-    """One stored table: `rows` records of `dim` values, for columns `column .. column+dim` of the stored matrix."""
+    """One stored table: `rows` records of `dim` values, for columns `column .. column+dim` of the matrix."""
 
     field: str
     role: Literal["embedding", "wide"]
     codec: Literal["float32", "float16", "int8_row", "packed"]
-    rows: Count
+    rows: Annotated[int, Field(ge=1, lt=2**31)]
     dim: Annotated[int, Field(ge=1)]
     column: Count
     codes: str
@@ -47,11 +47,30 @@ class Table(_Record):
     minimums: str | None = None
     segments: tuple[Segment, ...] = ()
 
+    @model_validator(mode="after")
+    def _codec_has_its_settings(self) -> Self:
+        if self.codec != "packed":
+            if self.layout or self.scale or self.scales or self.minimums or self.segments:
+                raise ValueError(f"codec '{self.codec}' takes no layout, scale, scales, minimums or segments")
+            return self
+        if self.layout is None or self.scale is None:
+            raise ValueError("codec 'packed' needs layout and scale")
+        if (self.scale == "column") != (self.scales is not None and self.minimums is not None):
+            raise ValueError("scales and minimums are given if, and only if, scale is 'column'")
+        next_row = 0
+        for segment in self.segments:
+            if segment.start_row != next_row:
+                raise ValueError(f"the segment of row {segment.start_row} should start at row {next_row}")
+            next_row += segment.rows
+        if next_row != self.rows:
+            raise ValueError(f"the segments hold {next_row} of {self.rows} rows")
+        return self
+
 
 class Network(_Record):
     """The ONNX graph: input `stored` float32 (B, width), output `logit` float32 (B,)."""
 
-    file: str = "network.onnx"
+    file: Literal["network.onnx"] = "network.onnx"
     width: Annotated[int, Field(ge=1)]
     opset: Annotated[int, Field(ge=13, le=25)]
 

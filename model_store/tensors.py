@@ -4,9 +4,10 @@ import mmap
 import os
 import stat
 from collections.abc import Mapping
+from io import BufferedReader
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +61,7 @@ def map_tensors(path: Path) -> dict[str, Array]:
         return map_open_tensors(file, path.name)
 
 
-def map_open_tensors(file: BinaryIO, name: str) -> dict[str, Array]:
+def map_open_tensors(file: BufferedReader, name: str) -> dict[str, Array]:
     """Do what `map_tensors` does with a file that is already open; `name` is for messages."""
     size = os.fstat(file.fileno()).st_size
     if size < _LENGTH_BYTES + 2:
@@ -96,7 +97,7 @@ def map_open_tensors(file: BinaryIO, name: str) -> dict[str, Array]:
     return tensors
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; raise IntegrityError for a link or anything else."""
     try:
         # O_NONBLOCK: opening a pipe must refuse, not wait for a writer

@@ -1,0 +1,136 @@
+"""Opens one version directory: its manifest, and every file hashed through the handle it is read from."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from io import BufferedReader
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from model_store.errors import IntegrityError, InvalidName, ManifestError
+from model_store.manifest import SCHEMA_VERSION, Manifest
+from model_store.names import MANIFEST_FILE, check_file
+from model_store.strict_json import parse_object
+from model_store.tensors import Array, map_open_tensors, open_regular
+
+TABLES_FILE = "tables.safetensors"
+VOCABULARY_FILE = "vocabulary.safetensors"
+GOLDEN_FILE = "golden.safetensors"
+NETWORK_FILE = "network.onnx"
+REQUIRED_FILES = (TABLES_FILE, NETWORK_FILE, VOCABULARY_FILE, GOLDEN_FILE)
+
+_MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+
+
+class Artifact:
+    """A verified version: files keep the handles that were hashed until `close`, maps live on after it."""
+
+    def __init__(self, directory: Path, manifest: Manifest, files: dict[str, BufferedReader]) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self._files = files
+
+    def tensors(self, name: str) -> dict[str, Array]:
+        """Return the tensors of the file `name` over a memory map; raise as `map_tensors` does."""
+        return map_open_tensors(self._files[name], name)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of the file `name`."""
+        file = self._files[name]
+        file.seek(0)
+        return file.read()
+
+    def close(self) -> None:
+        """Close the handles."""
+        for file in self._files.values():
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_artifact(directory: Path) -> Artifact:
+    """Open `directory` and check that it holds exactly what its manifest lists, byte for byte.
+
+    Raises ManifestError for the manifest, IntegrityError for a missing, extra, altered or special file.
+    """
+    manifest = read_manifest(directory)
+    check_file_set(directory, manifest.files)
+    files: dict[str, BufferedReader] = {}
+    try:
+        for name, entry in manifest.files.items():
+            files[name] = open_regular(directory / name)
+            size = os.fstat(files[name].fileno()).st_size
+            if size != entry.bytes:
+                raise IntegrityError(
+                    f"{directory / name}: {size} bytes where the manifest says {entry.bytes}"
+                )
+            digest = hashlib.file_digest(files[name], "sha256").hexdigest()
+            if digest != entry.sha256:
+                raise IntegrityError(
+                    f"{directory / name}: altered, sha256 {digest} is not that of the manifest"
+                )
+    except BaseException:
+        for file in files.values():
+            file.close()
+        raise
+    return Artifact(directory, manifest, files)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return the manifest of a version directory; raise ManifestError when it is not well-formed."""
+    try:
+        with open_regular(directory / MANIFEST_FILE) as file:
+            data = file.read(_MAX_MANIFEST_BYTES + 1)
+    except IntegrityError as problem:
+        raise ManifestError(f"{directory}: {problem}") from None
+    return parse_manifest(data, str(directory / MANIFEST_FILE))
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Return what a manifest says; raise ManifestError naming `where` and the key that is wrong."""
+    if len(data) > _MAX_MANIFEST_BYTES:
+        raise ManifestError(f"{where}: over {_MAX_MANIFEST_BYTES} bytes")
+    try:
+        document = parse_object(data)
+    except ValueError as problem:
+        raise ManifestError(f"{where}: {problem}") from None
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise ManifestError(
+            f"{where}: schema version {document.get('schema_version')!r}; this reader knows {SCHEMA_VERSION}"
+        )
+    try:
+        manifest = Manifest.model_validate_json(data, strict=True)
+        for name in manifest.files:
+            check_file(name)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(f"{where}: {place}: {first['msg']}") from None
+    except InvalidName as problem:
+        raise ManifestError(f"{where}: files: {problem}") from None
+    missing = [name for name in REQUIRED_FILES if name not in manifest.files]
+    if missing:
+        raise ManifestError(f"{where}: files: {', '.join(missing)} is not listed")
+    return manifest
+
+
+def check_file_set(directory: Path, listed: Iterable[str]) -> None:
+    """Raise IntegrityError unless `directory` holds exactly the manifest and the listed names."""
+    try:
+        present = {entry.name for entry in os.scandir(directory)} - {MANIFEST_FILE}
+    except OSError as problem:
+        raise IntegrityError(f"{directory}: cannot be listed ({problem.strerror})") from None
+    expected = set(listed)
+    if present != expected:
+        fault = [f"missing {name}" for name in sorted(expected - present)]
+        fault += [f"not in the manifest: {name}" for name in sorted(present - expected)]
+        raise IntegrityError(f"{directory}: {'; '.join(fault)}")

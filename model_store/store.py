@@ -1,0 +1,227 @@
+"""The store: publishes immutable versions, moves labels, verifies and removes."""
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from model_store.artifact import open_artifact, parse_manifest, read_manifest
+from model_store.errors import Conflict, IntegrityError, NotFound, StoreError
+from model_store.labels import Labels, parse_labels
+from model_store.manifest import Draft, FileEntry, Manifest
+from model_store.names import (
+    LABELS_FILE,
+    MANIFEST_FILE,
+    check_file,
+    check_label,
+    check_model,
+    check_version,
+    is_model,
+    is_version,
+)
+from model_store.storage import LocalStorage, Storage, sync_folder
+from model_store.tensors import open_regular
+
+_COPY_BYTES = 1024 * 1024
+_TOMBSTONE = ".removed-"
+DEFAULT_LABEL = "stable"
+
+
+class ModelStore:
+    """Models under one root directory, laid out as docs/artifact-format.md says.
+
+    Several processes may use one root: publishers get distinct versions, label changes wait for each other.
+    """
+
+    def __init__(self, root: Path | str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._storage: Storage = LocalStorage(root)
+        self._now = now
+
+    def models(self) -> list[str]:
+        """Return the names of the models that have a version, in alphabetical order."""
+        return [name for name in self._storage.folders("") if is_model(name) and self.versions(name)]
+
+    def versions(self, model: str) -> list[int]:
+        """Return the versions of `model`, oldest first; none when there is no such model."""
+        names = self._storage.folders(check_model(model))
+        return sorted(int(name) for name in names if is_version(name))
+
+    def path(self, model: str, version: int) -> Path:
+        """Return the directory of a version; raise NotFound when it is absent, IntegrityError for a link."""
+        folder = f"{check_model(model)}/{check_version(version)}"
+        try:
+            return self._storage.local(folder)
+        except NotFound:
+            raise NotFound(f"model '{model}' has no version {version}; {self._choices(model)}") from None
+
+    def manifest(self, model: str, version: int) -> Manifest:
+        """Return the manifest of a version without hashing its files; raise ManifestError for a bad one."""
+        manifest = read_manifest(self.path(model, version))
+        if (manifest.model, manifest.version) != (model, str(version)):
+            raise IntegrityError(
+                f"{model}/{version}: its manifest is that of {manifest.model}/{manifest.version}"
+            )
+        return manifest
+
+    def resolve(self, reference: str) -> tuple[str, int]:
+        """Return (model, version) of `name`, `name@version` or `name@label`.
+
+        A bare name means the label `stable`, or the newest version without that label. Raises NotFound.
+        """
+        model, separator, selector = reference.partition("@")
+        check_model(model)
+        versions = self.versions(model)
+        if not versions:
+            raise NotFound(f"there is no model '{model}'; models: {', '.join(self.models()) or 'none'}")
+        labels = self.labels(model).labels
+        if not separator:
+            version = int(labels.get(DEFAULT_LABEL, versions[-1]))
+        elif is_version(selector):
+            version = int(selector)
+        else:
+            if check_label(selector) not in labels:
+                raise NotFound(f"model '{model}' has no label '{selector}'; {self._choices(model)}")
+            version = int(labels[selector])
+        if version not in versions:
+            raise NotFound(f"model '{model}' has no version {version}; {self._choices(model)}")
+        return model, version
+
+    def labels(self, model: str) -> Labels:
+        """Return the labels of `model`, none at revision 0 before the first was set."""
+        path = f"{check_model(model)}/{LABELS_FILE}"
+        data = self._storage.read(path)
+        return Labels() if data is None else parse_labels(data, path)
+
+    def set_label(self, model: str, label: str, version: int, expected_revision: int | None = None) -> Labels:
+        """Point `label` to `version` in one step and return the labels after it.
+
+        Raises NotFound for an unknown version and Conflict when `expected_revision` is given and is not the
+        current one. A label that points there already keeps its revision.
+        """
+        check_label(label)
+        self.path(model, version)
+        with self._storage.locked(model):
+            self.path(model, version)
+            return self._change_labels(model, lambda labels: labels.moved(label, version), expected_revision)
+
+    def remove_label(self, model: str, label: str, expected_revision: int | None = None) -> Labels:
+        """Remove `label` and return the labels after it; raise NotFound or Conflict as `set_label` does."""
+        check_label(label)
+        if not self.versions(model):
+            raise NotFound(f"there is no model '{model}'")
+        with self._storage.locked(model):
+            return self._change_labels(model, lambda labels: labels.without(label), expected_revision)
+
+    def verify(self, model: str, version: int) -> Manifest:
+        """Hash every file of a version and return its manifest; raise IntegrityError or ManifestError."""
+        manifest = self.manifest(model, version)
+        open_artifact(self.path(model, version)).close()
+        return manifest
+
+    def remove(self, model: str, version: int) -> None:
+        """Delete a version; its number is never used again. Raises Conflict while a label points to it."""
+        self.path(model, version)
+        with self._storage.locked(model):
+            self.path(model, version)
+            labels = self.labels(model).pointing_to(version)
+            if labels:
+                raise Conflict(
+                    f"{model}/{version} is labeled {', '.join(labels)}; move or remove the label first"
+                )
+            self._storage.discard(f"{model}/{version}", f"{model}/{_TOMBSTONE}{version}")
+
+    def publish(
+        self, model: str, directory: Path, draft: Draft, gate: Callable[[Path], None] | None = None
+    ) -> int:
+        """Copy the files of `directory` into the store as the next version of `model` and return its number.
+
+        The version appears whole or not at all. `gate` sees the finished version directory before anyone else
+        can; when it raises, nothing is published. Raises IntegrityError when `directory` holds anything but
+        regular files and ManifestError when a file that the format requires is missing.
+        """
+        check_model(model)
+        staged = self._storage.stage(model)
+        try:
+            files = _copy_files(directory, staged)
+            version = self._next_version(model)
+            _write_manifest(staged, _complete(draft, model, version, self._now(), files))
+            if gate is not None:
+                gate(staged)
+            while not self._storage.commit(staged, f"{model}/{version}"):
+                version = self._next_version(model)
+                _write_manifest(staged, _complete(draft, model, version, self._now(), files))
+            return version
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+
+    def _change_labels(
+        self, model: str, change: Callable[[Labels], Labels], expected_revision: int | None
+    ) -> Labels:
+        before = self.labels(model)
+        if expected_revision is not None and expected_revision != before.revision:
+            raise Conflict(
+                f"the labels of '{model}' are at revision {before.revision}, not {expected_revision}; "
+                "read them again"
+            )
+        after = change(before)
+        if after is not before:
+            self._storage.replace(f"{model}/{LABELS_FILE}", after.model_dump_json().encode() + b"\n")
+        return after
+
+    def _next_version(self, model: str) -> int:
+        names = (name.removeprefix(_TOMBSTONE) for name in self._storage.folders(model))
+        return 1 + max((int(name) for name in names if is_version(name)), default=0)
+
+    def _choices(self, model: str) -> str:
+        versions = ", ".join(map(str, self.versions(model))) or "none"
+        labels = ", ".join(f"{name} → {target}" for name, target in sorted(self.labels(model).labels.items()))
+        return f"versions: {versions}; labels: {labels or 'none'}"
+
+
+def _copy_files(directory: Path, staged: Path) -> dict[str, FileEntry]:
+    """Copy every file of `directory` to `staged`, read-only and flushed to disk; return their entries."""
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except OSError as problem:
+        raise StoreError(f"{directory}: cannot be listed ({problem.strerror})") from None
+    files = {}
+    for entry in entries:
+        check_file(entry.name)
+        digest = hashlib.sha256()
+        size = 0
+        with open_regular(Path(entry.path)) as source, (staged / entry.name).open("xb") as target:
+            while block := source.read(_COPY_BYTES):
+                digest.update(block)
+                size += len(block)
+                target.write(block)
+            target.flush()
+            os.fchmod(target.fileno(), stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+            os.fsync(target.fileno())
+        files[entry.name] = FileEntry(sha256=digest.hexdigest(), bytes=size)
+    return files
+
+
+def _complete(draft: Draft, model: str, version: int, now: datetime, files: dict[str, FileEntry]) -> bytes:
+    """Return the bytes of the finished manifest, read back through the strict parser."""
+    manifest = Manifest(
+        **dict(draft),
+        model=model,
+        version=str(version),
+        created=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        files=files,
+    )
+    data = manifest.model_dump_json(indent=1).encode() + b"\n"
+    parse_manifest(data, f"{model}/{version}")
+    return data
+
+
+def _write_manifest(staged: Path, data: bytes) -> None:
+    with (staged / MANIFEST_FILE).open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(staged)
