@@ -15,7 +15,8 @@ class BuildKernels(build_ext):
     def build_extensions(self) -> None:
         system_compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
         if shutil.which(system_compiler) is None:
-            zig = [sys.executable, "-m", "ziglang", "cc"]
+            # Zig compiles for this very CPU unless told otherwise; a wheel must run on any.
+            zig = [sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline"]
             self.compiler.set_executables(
                 compiler_so=[*zig, "-fPIC"], linker_so=[*zig, "-shared"], compiler=zig
             )
@@ -28,7 +29,7 @@ setup(
             "slimctr.native._kernels",
             sources=["slimctr/native/lookup.c", "slimctr/native/keys.c"],
             depends=["slimctr/native/kernels.h"],
-            extra_compile_args=["-O3", "-std=c11", "-fno-math-errno", "-Wall", "-Wextra"],
+            extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"],
         )
     ],
     cmdclass={"build_ext": BuildKernels},
