@@ -1,1 +1,36 @@
-"""Trainer, run directory and evaluation."""
+"""Training of click models: configuration, loop, run directory, evaluation."""
+
+from slimctr.training.batches import Batch, TensorSplit
+from slimctr.training.checkpoint import EpochRecord
+from slimctr.training.config import TrainConfig, parse_assignments, preset_names, read_settings
+from slimctr.training.evaluation import Scores, evaluate, measure, score
+from slimctr.training.job import initial_model, train
+from slimctr.training.progress import RichProgress, Silent, TrainingProgress
+from slimctr.training.run import Lineage, MethodStep, Run, git_revision, load_run, save_run
+from slimctr.training.trainer import fit
+
+__all__ = [
+    "Batch",
+    "EpochRecord",
+    "Lineage",
+    "MethodStep",
+    "RichProgress",
+    "Run",
+    "Scores",
+    "Silent",
+    "TensorSplit",
+    "TrainConfig",
+    "TrainingProgress",
+    "evaluate",
+    "fit",
+    "git_revision",
+    "initial_model",
+    "load_run",
+    "measure",
+    "parse_assignments",
+    "preset_names",
+    "read_settings",
+    "save_run",
+    "score",
+    "train",
+]

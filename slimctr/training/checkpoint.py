@@ -1,0 +1,89 @@
+"""The state of an unfinished training, and its file."""
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimctr.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One finished epoch: a line of history.jsonl. `loss` is the training log-loss without the L2 term."""
+
+    epoch: int
+    loss: float
+    valid_auc: float
+    valid_logloss: float
+    learning_rate: float
+    seconds: float
+    is_best: bool
+
+
+@dataclass
+class FitState:
+    """Where training stands between two epochs."""
+
+    history: list[EpochRecord] = field(default_factory=list)
+    best_auc: float = float("-inf")
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    epochs_without_gain: int = 0
+    stale_epochs: int = 0
+
+    def record_epoch(self, record: EpochRecord, weights: dict[str, Tensor]) -> None:
+        """Add an epoch, keep its weights when it is the best so far."""
+        self.history.append(record)
+        if record.is_best:
+            self.best_auc = record.valid_auc
+            self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+            self.stale_epochs = 0
+        else:
+            self.epochs_without_gain += 1
+            self.stale_epochs += 1
+
+
+def write_checkpoint(
+    path: Path, state: FitState, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Replace the checkpoint file in one rename, so that a crash leaves the old one or the new one."""
+    values = {
+        "history": [asdict(record) for record in state.history],
+        "best_auc": state.best_auc,
+        "best_weights": state.best_weights,
+        "epochs_without_gain": state.epochs_without_gain,
+        "stale_epochs": state.stale_epochs,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> FitState:
+    """Load a checkpoint into the model and the optimizer and return the rest.
+
+    Raises ConfigError when the file is damaged or belongs to another model.
+    """
+    try:
+        values: dict[str, Any] = torch.load(path, weights_only=True)
+        model.load_state_dict(values["model"])
+        optimizer.load_state_dict(values["optimizer"])
+    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
+        raise ConfigError(
+            f"checkpoint '{path}' cannot be used: {error}; remove it and train again"
+        ) from error
+    return FitState(
+        history=[EpochRecord(**record) for record in values["history"]],
+        best_auc=values["best_auc"],
+        best_weights=values["best_weights"],
+        epochs_without_gain=values["epochs_without_gain"],
+        stale_epochs=values["stale_epochs"],
+    )

@@ -1,0 +1,128 @@
+"""From an encoded data set and a configuration to a run directory."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from slimctr.clicklogs.dataset import Dataset
+from slimctr.errors import ConfigError
+from slimctr.features import FeatureSchema
+from slimctr.networks import CtrModel, FloatTable, build_model, float_spec
+from slimctr.training.batches import TensorSplit
+from slimctr.training.config import TrainConfig
+from slimctr.training.evaluation import Scores, measure, score
+from slimctr.training.progress import TrainingProgress
+from slimctr.training.run import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    METRICS_FILE,
+    Lineage,
+    Run,
+    git_revision,
+    load_run,
+    make_run_directory,
+    read_config,
+    save_run,
+    write_config,
+)
+from slimctr.training.trainer import fit
+
+
+def train(
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: TrainingProgress | None = None,
+) -> Run:
+    """Train a network on an encoded data set, evaluate it on validation and test rows, write the run.
+
+    With `resume`, an interrupted run goes on from its last epoch and a finished one is returned as it is.
+    Raises ConfigError when `out` holds a run and `resume` is not set, or when its configuration differs.
+    """
+    if (out / CONFIG_FILE).exists():
+        _check_resumable(config, out, resume)
+        if (out / METRICS_FILE).exists():
+            return load_run(out)
+    dataset = Dataset(data)
+    groups = _group_column(config, dataset.schema)
+    make_run_directory(out)
+    write_config(out, config)
+    model = initial_model(config, dataset)
+    splits = {name: TensorSplit.of(dataset.load(name)) for name in ("train", "valid", "test")}
+    history = fit(
+        model, config, splits["train"], splits["valid"], progress=progress, checkpoint=out / CHECKPOINT_FILE
+    )
+    counts = [dataset.counts(name) for name in dataset.schema.names]
+    untrained = set_untrained_oov_rows(model, counts)
+    metrics = {}
+    for name in ("valid", "test"):
+        split = splits[name]
+        scores = Scores(score(model, split), split.labels.numpy())
+        metrics[name] = measure(scores, None if groups is None else split.ids[:, groups].numpy())
+    lineage = Lineage(
+        seed=config.seed,
+        git_revision=git_revision(),
+        data=str(data),
+        data_sha256={name: entry["sha256"] for name, entry in dataset.info["files"].items()},
+        oov_fields_set_to_mean=tuple(dataset.schema.names[index] for index in untrained),
+    )
+    run = Run(out, model.spec, model, config, lineage, metrics)
+    save_run(run, history)
+    return run
+
+
+def initial_model(config: TrainConfig, dataset: Dataset) -> CtrModel:
+    """Return the model of a configuration with initial weights drawn from its seed."""
+    spec = float_spec(
+        config.network,
+        dim=config.dim,
+        field_names=dataset.schema.names,
+        rows=dataset.rows_per_field,
+        pooling=[field.pooling if field.multivalued else None for field in dataset.schema.fields],
+        params=config.params,
+        negative_sampling_rate=config.negative_sampling_rate,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return build_model(spec)
+
+
+@torch.no_grad()
+def set_untrained_oov_rows(model: CtrModel, counts: list[np.ndarray]) -> list[int]:
+    """Set the out-of-vocabulary row of fields that never met one to the mean row, weighted by training count.
+
+    Otherwise an unlisted value would read random initial weights. Wide tables are treated the same. `counts`
+    has one int64 array (N_f,) per field; returns the indices of the fields that were set.
+    """
+    untrained = [index for index, count in enumerate(counts) if count[0] == 0 and count.sum() > 0]
+    for tables in (model.tables, model.wide):
+        for index in untrained if tables is not None else ():
+            table = tables[index]
+            if isinstance(table, FloatTable):
+                share = torch.from_numpy(counts[index] / counts[index].sum())
+                table.weight[0] = (share @ table.weight.double()).float()
+    return untrained
+
+
+def _check_resumable(config: TrainConfig, out: Path, resume: bool) -> None:
+    if not resume:
+        raise ConfigError(f"'{out}' holds a run already; choose another --out, or continue it with --resume")
+    before, now = read_config(out).model_dump(), config.model_dump()
+    if different := [key for key in now if now[key] != before[key]]:
+        changes = ", ".join(f"{key} was {before[key]}, is {now[key]}" for key in different)
+        raise ConfigError(f"'{out}' was started with other settings ({changes}); resume with the same ones")
+
+
+def _group_column(config: TrainConfig, schema: FeatureSchema) -> int | None:
+    """Return the column of `ids` that gAUC groups by."""
+    if config.gauc_field is None:
+        return None
+    single = [schema.names[position] for position in schema.single]
+    if config.gauc_field not in single:
+        raise ConfigError(
+            f"gauc_field '{config.gauc_field}' is no single-valued field; choose from {', '.join(single)}"
+        )
+    return single.index(config.gauc_field)

@@ -1,0 +1,123 @@
+"""The training loop."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from slimctr import quality
+from slimctr.networks import CtrModel, FloatTable
+from slimctr.training.batches import Batch, TensorSplit
+from slimctr.training.checkpoint import EpochRecord, FitState, read_checkpoint, write_checkpoint
+from slimctr.training.config import TrainConfig
+from slimctr.training.evaluation import score
+from slimctr.training.progress import Silent, TrainingProgress
+from slimctr.training.schedule import one_cycle_rate, plateau_rate
+
+SMALLEST_GAIN = 1e-6
+
+
+def fit(
+    model: CtrModel,
+    config: TrainConfig,
+    train: TensorSplit,
+    valid: TensorSplit,
+    *,
+    progress: TrainingProgress | None = None,
+    checkpoint: Path | None = None,
+) -> list[EpochRecord]:
+    """Train a model in place and leave it with the weights of its best validation AUC; return its epochs.
+
+    With `checkpoint`, the state is written there after each epoch, and a training that finds the file goes on
+    from it: the final weights are those of an uninterrupted run with the same number of threads. Every random
+    draw of an epoch comes from the seed and the epoch number alone; torch's global generator stays as it was.
+    """
+    progress = progress or Silent()
+    optimizer = torch.optim.Adam(
+        [weight for weight in model.parameters() if weight.requires_grad], lr=config.learning_rate, fused=True
+    )
+    state = FitState()
+    if checkpoint is not None and checkpoint.is_file():
+        state = read_checkpoint(checkpoint, model, optimizer)
+    with torch.random.fork_rng(devices=[]):
+        while not _is_finished(state, config):
+            record = _run_epoch(model, optimizer, config, train, valid, state, progress)
+            state.record_epoch(record, model.state_dict())
+            if checkpoint is not None:
+                write_checkpoint(checkpoint, state, model, optimizer)
+            progress.epoch(record)
+    model.load_state_dict(state.best_weights)
+    model.eval()
+    return state.history
+
+
+def _is_finished(state: FitState, config: TrainConfig) -> bool:
+    stopped_early = config.schedule == "plateau" and state.stale_epochs >= config.patience
+    return stopped_early or len(state.history) >= config.epochs
+
+
+def _run_epoch(
+    model: CtrModel,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    train: TensorSplit,
+    valid: TensorSplit,
+    state: FitState,
+    progress: TrainingProgress,
+) -> EpochRecord:
+    started = time.perf_counter()
+    epoch = len(state.history) + 1
+    torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
+    batches = train.shuffled(config.batch_rows, config.negative_sampling_rate, torch.default_generator)
+    loss_sum, rows = torch.zeros(()), 0
+    model.train()
+    for step, index in enumerate(batches):
+        rate = _learning_rate(config, state, (epoch - 1 + step / len(batches)) / config.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss_sum += train_step(model, optimizer, train.take(index), config) * len(index)
+        rows += len(index)
+        progress.step(epoch, step + 1, len(batches), float(loss_sum) / rows)
+    labels = valid.labels.numpy()
+    logits = score(model, valid)
+    valid_auc = quality.auc(labels, logits)
+    return EpochRecord(
+        epoch=epoch,
+        loss=float(loss_sum) / rows,
+        valid_auc=valid_auc,
+        valid_logloss=quality.logloss(labels, logits),
+        learning_rate=rate,
+        seconds=time.perf_counter() - started,
+        is_best=valid_auc > state.best_auc + SMALLEST_GAIN,
+    )
+
+
+def _learning_rate(config: TrainConfig, state: FitState, position: float) -> float:
+    if config.schedule == "one_cycle":
+        return one_cycle_rate(config.learning_rate, config.warmup_share, position)
+    return plateau_rate(config.learning_rate, config.decay, state.epochs_without_gain)
+
+
+def train_step(
+    model: CtrModel, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainConfig
+) -> torch.Tensor:
+    """Take one step on a batch and return its mean log-loss, a scalar without gradient.
+
+    Embedding L2 is lambda/2 times the squared norm of every whole table, added to the loss of each batch. Its
+    gradient, lambda times the table, is added by hand: the same numbers without a graph over the tables.
+    The loss sees logits without the correction for negative down-sampling, as the sampled data call for.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    logits = model(batch.ids, batch.bags) - model.logit_correction
+    loss = functional.binary_cross_entropy_with_logits(logits, batch.labels)
+    loss.backward()
+    if config.embedding_l2:
+        for table in [*model.tables, *(model.wide or ())]:
+            if isinstance(table, FloatTable) and table.weight.requires_grad:
+                table.weight.grad.add_(table.weight.detach(), alpha=config.embedding_l2)
+    nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    optimizer.step()
+    return loss.detach()
