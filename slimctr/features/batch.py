@@ -20,7 +20,9 @@ class Bag:
 
     def __post_init__(self) -> None:
         if self.values.dtype != np.int32 or self.offsets.dtype != np.int32:
-            raise TypeError(f"a bag is int32, not {self.values.dtype} values and {self.offsets.dtype} offsets")
+            raise TypeError(
+                f"a bag is int32, not {self.values.dtype} values and {self.offsets.dtype} offsets"
+            )
         if self.values.ndim != 1 or self.offsets.ndim != 1 or len(self.offsets) == 0:
             raise ValueError("a bag is two vectors: values (n,) and offsets (B+1,)")
         if self.offsets[0] != 0 or self.offsets[-1] != len(self.values):
@@ -75,7 +77,9 @@ class EncodedBatch:
         """Return instances start..stop-1 as views, uncounted: the counts belong to the batch as it was encoded."""
         stop = min(stop, len(self))
         start = min(start, stop)
-        return EncodedBatch.uncounted(self.ids[start:stop], tuple(bag.slice(start, stop) for bag in self.bags))
+        return EncodedBatch.uncounted(
+            self.ids[start:stop], tuple(bag.slice(start, stop) for bag in self.bags)
+        )
 
     @staticmethod
     def concatenate(batches: Sequence["EncodedBatch"]) -> "EncodedBatch":
@@ -89,7 +93,9 @@ class EncodedBatch:
             return batches[0]
         if len({(batch.ids.shape[1], len(batch.bags)) for batch in batches}) > 1:
             raise ValueError("batches of different fields cannot be concatenated")
-        bags = tuple(Bag.concatenate(column) for column in zip(*(batch.bags for batch in batches), strict=True))
+        bags = tuple(
+            Bag.concatenate(column) for column in zip(*(batch.bags for batch in batches), strict=True)
+        )
         ids = np.concatenate([batch.ids for batch in batches])
         if any(len(batch.oov) == 0 for batch in batches):
             return EncodedBatch.uncounted(ids, bags)

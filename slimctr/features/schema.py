@@ -65,7 +65,9 @@ class Field(_Record):
         if not _NAME.fullmatch(self.name):
             raise ValueError("a name is a letter, then at most 63 letters, digits, '_' or '-'")
         if self.name.lower() in RESERVED_NAMES:
-            raise ValueError(f"the name is reserved; rename the column (reserved: {', '.join(sorted(RESERVED_NAMES))})")
+            raise ValueError(
+                f"the name is reserved; rename the column (reserved: {', '.join(sorted(RESERVED_NAMES))})"
+            )
         if self.kind == "numeric":
             if self.bucketing is None:
                 raise ValueError('a numeric field needs bucketing, for example {"kind": "log_squared"}')

@@ -77,9 +77,7 @@ def hash_text(
     """Hash keys `data[starts[i]:ends[i]]` to uint64 (n,). Raises ValueError when a key leaves `data`."""
     keys = len(starts)
     hashes = np.empty(keys, np.uint64)
-    status = _kernels().slimctr_hash_text(
-        *_text(data, starts, ends), seed, _address(hashes, np.uint64, keys)
-    )
+    status = _kernels().slimctr_hash_text(*_text(data, starts, ends), seed, _address(hashes, np.uint64, keys))
     _refuse(status)
     return hashes
 
@@ -132,7 +130,9 @@ def _places(runs: NDArray[np.void], out: NDArray[np.int32]) -> tuple[int, int, i
 def _address(array: NDArray[Any], dtype: DTypeLike, length: int) -> int:
     """Address of the first element; raises TypeError or ValueError unless it is what the kernel reads."""
     if array.dtype != dtype or not array.flags.c_contiguous:
-        raise TypeError(f"the kernel needs contiguous {np.dtype(dtype)}, not {array.dtype} with strides {array.strides}")
+        raise TypeError(
+            f"the kernel needs contiguous {np.dtype(dtype)}, not {array.dtype} with strides {array.strides}"
+        )
     if len(array) != length:
         raise ValueError(f"the kernel needs {length} elements, not {len(array)}")
     return int(array.ctypes.data)
@@ -140,6 +140,10 @@ def _address(array: NDArray[Any], dtype: DTypeLike, length: int) -> int:
 
 def _refuse(status: int) -> None:
     if status == _BAD_RUN:
-        raise ValueError("the runs do not fit: they must cover every key, name known fields and stay inside the rows")
+        raise ValueError(
+            "the runs do not fit: they must cover every key, name known fields and stay inside the rows"
+        )
     if status != _OK:
-        raise ValueError(f"key {status} lies outside its text buffer: offsets must not decrease or pass the end")
+        raise ValueError(
+            f"key {status} lies outside its text buffer: offsets must not decrease or pass the end"
+        )

@@ -1,0 +1,189 @@
+"""The encoder: raw values of a batch to row ids, all fields and rows in one pass over native code."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimctr.errors import BadValue, FeatureError, UnknownField
+from slimctr.features.assembly import Assembly
+from slimctr.features.batch import Bag, EncodedBatch
+from slimctr.features.columns import Column, TextColumn, missing_field
+from slimctr.features.schema import FeatureSchema
+from slimctr.features.vocabulary import Vocabulary
+
+Row = Mapping[str, Any]
+
+
+class Encoder:
+    """Encodes rows, columns and slates against one schema and vocabulary. Thread-safe: it keeps no state between calls.
+
+    `unknown_fields`: whether a field that the schema does not have is an error or is ignored.
+    """
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        vocabulary: Vocabulary,
+        unknown_fields: Literal["error", "ignore"] = "error",
+    ) -> None:
+        if vocabulary.schema is not schema and vocabulary.schema != schema:
+            raise ValueError("the vocabulary was opened with another schema")
+        self.schema = schema
+        self.vocabulary = vocabulary
+        self._refuse_unknown = unknown_fields == "error"
+
+    def encode_rows(self, rows: Sequence[Row]) -> EncodedBatch:
+        """Encode B rows {field: value}; an absent field is missing. Raises UnknownField, MissingField, BadValue."""
+        self._check_rows(rows)
+        names = self.schema.names
+        columns: list[Column] = list(zip(*[tuple(map(row.get, names)) for row in rows], strict=True))
+        return self._encode(columns or [()] * len(names), len(rows))
+
+    def encode_columns(self, columns: Mapping[str, Column]) -> EncodedBatch:
+        """Encode columns of one length B: lists, arrays, or TextColumn for categorical fields; an absent one is missing.
+
+        Raises FeatureError for columns of different lengths, UnknownField, MissingField, BadValue.
+        """
+        return self._encode_columns(columns, log=False)
+
+    def encode_log(self, columns: Mapping[str, Column]) -> EncodedBatch:
+        """Encode columns of a click log: like `encode_columns`, and numeric fields take text cells and NaN for missing."""
+        return self._encode_columns(columns, log=True)
+
+    def encode_slate(self, context: Row, candidates: Sequence[Row]) -> EncodedBatch:
+        """Encode one context with B candidates: the same batch as its expanded rows, context values encoded once.
+
+        Raises BadValue for a field in both, UnknownField, MissingField, BadValue; `row` is the candidate, None for the context.
+        """
+        self._check_rows([context], "the context")
+        varying = self._check_rows(candidates)
+        for name in context:
+            if name in varying:
+                row = next(i for i, candidate in enumerate(candidates) if name in candidate)
+                raise BadValue(
+                    name, "the field is in the context and in a candidate", row, candidates[row][name]
+                )
+        columns: list[Column] = []
+        repeated = set()
+        for position, name in enumerate(self.schema.names):
+            if name in varying:
+                columns.append([candidate.get(name) for candidate in candidates])
+            else:
+                columns.append([context.get(name)])
+                repeated.add(position)
+        return self._encode(columns, len(candidates), repeated)
+
+    def from_ids(
+        self, ids: NDArray[Any], bags: Sequence[tuple[NDArray[Any], NDArray[Any]]] = ()
+    ) -> EncodedBatch:
+        """Take encoded ids as they come from outside: -1 is missing, any other id outside its table is OOV.
+
+        `ids` integers (B, S) in the order of the single-valued fields; `bags` one (values (n,), offsets (B+1,)) pair per
+        multi-valued field. Raises BadValue for shapes and offsets that do not fit, MissingField.
+        """
+        schema = self.schema
+        names = [schema.names[position] for position in schema.single]
+        if ids.ndim != 2 or ids.shape[1] != len(names) or ids.dtype.kind not in "iu":
+            raise BadValue("ids", f"ids are integers (rows, {len(names)}), not {ids.dtype} {ids.shape}")
+        if len(bags) != len(schema.multi):
+            raise BadValue("bags", f"{len(bags)} bags for {len(schema.multi)} multi-valued fields")
+        oov, missing = np.zeros((2, len(schema.fields)), np.int64)
+        singles = np.array(schema.single, np.intp)
+        absent = ids == -1
+        rows = self._known_rows(ids, absent, singles)
+        missing[singles] = absent.sum(axis=0)
+        oov[singles] = ((rows == 0) & ~absent).sum(axis=0)
+        encoded = []
+        for position, (values, offsets) in zip(schema.multi, bags, strict=True):
+            values, offsets = _filled_bags(schema.names[position], values, offsets, len(ids))
+            absent_values = values == -1
+            bag_rows = self._known_rows(values, absent_values, np.intp(position))
+            missing[position] = absent_values.sum()
+            oov[position] = ((bag_rows == 0) & ~absent_values).sum()
+            encoded.append(Bag(bag_rows, offsets))
+        for position, field in enumerate(schema.fields):
+            if field.required and missing[position]:
+                raise missing_field(field, None)
+        return EncodedBatch(rows, tuple(encoded), oov, missing)
+
+    def _known_rows(self, ids: NDArray[Any], absent: NDArray[np.bool_], fields: Any) -> NDArray[np.int32]:
+        inside = (ids >= 0) & (ids < self.vocabulary.rows_per_field[fields])
+        known = np.where(inside, ids, 0)
+        return np.where(absent, self.vocabulary.missing_rows[fields], known).astype(np.int32)
+
+    def _check_rows(self, rows: Sequence[Row], what: str = "a row") -> set[str]:
+        """Return the fields that occur in `rows`; raise UnknownField, or BadValue for a row that is no object."""
+        for row, values in enumerate(rows):
+            if not isinstance(values, Mapping):
+                raise BadValue("", f"{what} is an object of fields, not {type(values).__name__}", row, values)
+        present = set().union(*rows)
+        unknown = present.difference(self.schema.index)
+        if unknown and self._refuse_unknown:
+            name = min(unknown)
+            row = next(i for i, values in enumerate(rows) if name in values)
+            raise UnknownField(name, "the schema has no such field", row)
+        return present - unknown
+
+    def _encode_columns(self, columns: Mapping[str, Column], log: bool) -> EncodedBatch:
+        for name in columns:
+            if name not in self.schema.index and self._refuse_unknown:
+                raise UnknownField(name, "the schema has no such field")
+        given: list[Column | None] = [columns.get(name) for name in self.schema.names]
+        count = 0
+        first = None
+        for name, column in zip(self.schema.names, given, strict=True):
+            if column is None:
+                continue
+            length = _instances(column)
+            if first is None:
+                first, count = name, length
+            elif length != count:
+                raise FeatureError(
+                    name, f"has {length} values where '{first}' has {count}; columns have one length"
+                )
+        repeated = {position for position, column in enumerate(given) if column is None}
+        return self._encode([[None] if column is None else column for column in given], count, repeated, log)
+
+    def _encode(
+        self,
+        columns: Sequence[Column],
+        count: int,
+        repeated: set[int] | frozenset[int] = frozenset(),
+        log: bool = False,
+    ) -> EncodedBatch:
+        """Encode one column per field; those in `repeated` have one value, which every instance gets."""
+        assembly = Assembly(self.schema, count, repeated, log)
+        try:
+            for position, column in enumerate(columns):
+                assembly.add(position, column)
+            return assembly.look_up(self.vocabulary)
+        except FeatureError as error:
+            if self.schema.index.get(error.field) in repeated:
+                error.row = None
+            raise
+
+
+def _instances(column: Column) -> int:
+    if isinstance(column, TextColumn) and column.bag_offsets is not None:
+        return len(column.bag_offsets) - 1
+    return len(column)
+
+
+def _filled_bags(
+    name: str, values: NDArray[Any], offsets: NDArray[Any], count: int
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Return values and int32 offsets with one missing id in every empty bag. Raises BadValue for bad offsets."""
+    if values.ndim != 1 or values.dtype.kind not in "iu" or offsets.dtype.kind not in "iu":
+        raise BadValue(name, "values and offsets are vectors of integers")
+    lengths = np.diff(offsets.astype(np.int64))
+    if offsets.shape != (count + 1,) or offsets[0] != 0 or (lengths < 0).any() or offsets[-1] != len(values):
+        raise BadValue(name, f"{count + 1} offsets must rise from 0 to {len(values)}, the number of values")
+    empty = lengths == 0
+    if empty.any():
+        values = np.insert(values.astype(np.int64), offsets[:-1][empty], -1)
+        lengths = np.maximum(lengths, 1)
+    filled = np.zeros(count + 1, np.int32)
+    np.cumsum(lengths, out=filled[1:])
+    return values, filled
