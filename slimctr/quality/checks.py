@@ -10,8 +10,8 @@ BoolArray = NDArray[np.bool_]
 def checked(labels: ArrayLike, logits: ArrayLike) -> tuple[BoolArray, FloatArray]:
     """Return labels as bool (B,) and logits as float64 (B,).
 
-    Raises ValueError when the two differ in shape, are empty or not one-dimensional, when a label is neither 0
-    nor 1, or when a logit is NaN or infinite.
+    Raises ValueError when the two differ in shape, are empty or not one-dimensional, when a label is neither
+    0 nor 1, or when a logit is NaN or infinite.
     """
     clicked = np.asarray(labels)
     scores = np.asarray(logits, dtype=np.float64)

@@ -1,7 +1,7 @@
 """Quality metrics over rows held in memory, in float64, as functions of labels and logits.
 
-Logits are the stored float32 scores before the sigmoid. Every function raises ValueError for empty input, labels
-other than 0 and 1, and logits that are not finite.
+Logits are the stored float32 scores before the sigmoid. Every function raises ValueError for empty input,
+labels other than 0 and 1, and logits that are not finite.
 """
 
 import math
@@ -121,9 +121,9 @@ def gauc(labels: ArrayLike, logits: ArrayLike, groups: ArrayLike) -> float:
 def ece(labels: ArrayLike, logits: ArrayLike, bins: int = 20) -> float:
     """Return the expected calibration error over `bins` equal-mass bins of the score.
 
-    Rows are sorted by logit (equal logits keep their order) and cut into bins whose sizes differ by at most one;
-    the result is the sum over bins of (rows of the bin / rows) x |mean probability - click rate|. With fewer rows
-    than bins every row is a bin.
+    Rows are sorted by logit (equal logits keep their order) and cut into bins whose sizes differ by at most
+    one; the result is the sum over bins of (rows of the bin / rows) x |mean probability - click rate|. With
+    fewer rows than bins every row is a bin.
     """
     clicked, z = checked(labels, logits)
     if bins < 1:
