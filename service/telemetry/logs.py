@@ -58,7 +58,7 @@ class JsonLines(logging.Formatter):
 def configure_logging(level: str, stream: TextIO | None = None) -> None:
     """Send every record of `level` and above to `stream` (standard output) as JSON lines.
 
-    Calling it again replaces level and stream. Start uvicorn with `log_config=None`, or it installs handlers of
+    Calling it again replaces level and stream. Start uvicorn with `log_config=None`, or it adds handlers of
     its own. Its access lines are off: the service writes one line per request itself.
     """
     handler = logging.StreamHandler(stream or sys.stdout)
