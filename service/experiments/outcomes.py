@@ -1,0 +1,166 @@
+"""The outcome join: pure rules from exposures and outcomes to row states and sums, on records in memory.
+
+A state backend loads the records a step touches, lets the step work on a `Ledger`, and stores what it changed in
+one transaction. Steps have no effect but on the ledger, so a backend may run one again after a conflict.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from service.experiments.record import Exposure, Kind, Outcome, Record, RowState
+from service.experiments.sums import Cell, CellSums, Tally
+
+CLOCK_SKEW_S = 5.0
+_DECIDED_AS_CLICK = {RowState.CLICKED: True, RowState.DECLINED: False, RowState.MATURED: False}
+
+
+class Status(StrEnum):
+    """What became of an outcome."""
+
+    JOINED = "joined"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    ORPHAN = "orphan"
+    CONFLICT = "conflict"
+    RESTATED = "restated"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The status of one outcome; experiment and delay (seconds from exposure) when its exposure is known."""
+
+    status: Status
+    experiment: str | None = None
+    delay_s: float | None = None
+
+
+class Ledger:
+    """Apply exposures, outcomes and maturity to the records that were loaded; remember what changed."""
+
+    def __init__(self, records: Mapping[str, Record], reported: Mapping[str, Outcome]) -> None:
+        self._records = dict(records)
+        self._reported = dict(reported)
+        self._tally = Tally()
+        self.changed_records: dict[str, Record] = {}
+        self.new_reports: dict[str, Outcome] = {}
+        self.verdicts_of_early: list[Verdict] = []
+
+    def deltas(self) -> dict[Cell, CellSums]:
+        """Return what the steps add to the sums."""
+        return self._tally.deltas()
+
+    def expose(self, exposure: Exposure) -> bool:
+        """Add an exposure; outcomes that came before it join now. The first of a kind wins: False for others."""
+        record = self._records.get(exposure.request_id, Record())
+        known = record.exposure
+        if known is not None and not known.same_scoring(exposure):
+            return False
+        if (record.live if exposure.kind is Kind.LIVE else record.shadow) is not None:
+            return False
+        self._tally.expose(exposure)
+        if known is None:
+            record = replace(record, states=bytes(exposure.rows))
+        else:
+            self._catch_up(exposure, record.states)
+        record = (
+            replace(record, live=exposure) if exposure.kind is Kind.LIVE else replace(record, shadow=exposure)
+        )
+        early, record = record.early, replace(record, early=())
+        self._store(exposure.request_id, record)
+        self.verdicts_of_early.extend(self._apply(outcome) for outcome in early)
+        return True
+
+    def report(self, outcome: Outcome) -> Verdict:
+        """Join one outcome; saying the same again changes nothing."""
+        earlier = self._reported.get(outcome.outcome_id)
+        if earlier is not None:
+            same_row = (earlier.request_id, earlier.index) == (outcome.request_id, outcome.index)
+            if same_row and earlier.clicked == outcome.clicked:
+                return Verdict(Status.DUPLICATE, self._experiment_of(outcome))
+            if not same_row or not outcome.restate:
+                return Verdict(Status.CONFLICT, self._experiment_of(outcome))
+        record = self._records.get(outcome.request_id, Record())
+        if record.exposure is None:
+            self._store(outcome.request_id, replace(record, early=(*record.early, outcome)))
+            self._remember(outcome)
+            return Verdict(Status.ORPHAN)
+        verdict = self._apply(outcome)
+        if verdict.status in (Status.JOINED, Status.RESTATED, Status.LATE):
+            self._remember(outcome)
+        return verdict
+
+    def mature(self, request_id: str, now: float) -> int:
+        """Count the open rows of a request as non-clicks if their time has come; return how many."""
+        record = self._records.get(request_id)
+        if record is None or record.due_at is None or record.due_at > now:
+            return 0
+        states = bytearray(record.states)
+        open_rows = [index for index, state in enumerate(states) if state == RowState.OPEN]
+        for index in open_rows:
+            states[index] = RowState.MATURED
+            for exposure in _exposures(record):
+                self._tally.count(exposure, index, clicked=False)
+        self._store(request_id, replace(record, states=bytes(states)))
+        return len(open_rows)
+
+    def _apply(self, outcome: Outcome) -> Verdict:
+        record = self._records[outcome.request_id]
+        exposure = record.exposure
+        if exposure is None or outcome.index >= exposure.rows:
+            return Verdict(Status.ORPHAN)
+        delay_s = outcome.occurred_at - exposure.exposed_at
+        in_window = -CLOCK_SKEW_S <= delay_s <= exposure.window_s + CLOCK_SKEW_S
+        if outcome.clicked and not in_window:
+            return Verdict(Status.LATE, exposure.experiment, delay_s)
+        state = RowState(record.states[outcome.index])
+        status = _transition(state, outcome)
+        if status in (Status.JOINED, Status.RESTATED):
+            self._decide(record, outcome, state)
+        return Verdict(status, exposure.experiment, delay_s)
+
+    def _decide(self, record: Record, outcome: Outcome, before: RowState) -> None:
+        after = RowState.CLICKED if outcome.clicked else RowState.DECLINED
+        was_click = _DECIDED_AS_CLICK.get(before)
+        for exposure in _exposures(record):
+            if was_click != outcome.clicked:
+                if was_click is not None:
+                    self._tally.take_back(exposure, outcome.index, was_click)
+                self._tally.count(exposure, outcome.index, outcome.clicked)
+            self._tally.decline(exposure, (after is RowState.DECLINED) - (before is RowState.DECLINED))
+        states = bytearray(record.states)
+        states[outcome.index] = after
+        self._store(outcome.request_id, replace(record, states=bytes(states)))
+
+    def _catch_up(self, exposure: Exposure, states: bytes) -> None:
+        for index, value in enumerate(states):
+            clicked = _DECIDED_AS_CLICK.get(RowState(value))
+            if clicked is not None:
+                self._tally.count(exposure, index, clicked)
+        self._tally.decline(exposure, states.count(RowState.DECLINED))
+
+    def _experiment_of(self, outcome: Outcome) -> str | None:
+        exposure = self._records.get(outcome.request_id, Record()).exposure
+        return None if exposure is None else exposure.experiment
+
+    def _store(self, request_id: str, record: Record) -> None:
+        self._records[request_id] = record
+        self.changed_records[request_id] = record
+
+    def _remember(self, outcome: Outcome) -> None:
+        self._reported[outcome.outcome_id] = outcome
+        self.new_reports[outcome.outcome_id] = outcome
+
+
+def _exposures(record: Record) -> Iterable[Exposure]:
+    return (exposure for exposure in (record.live, record.shadow) if exposure is not None)
+
+
+def _transition(state: RowState, outcome: Outcome) -> Status:
+    if state is RowState.OPEN:
+        return Status.JOINED
+    if state is RowState.MATURED:
+        return Status.RESTATED if outcome.clicked else Status.JOINED
+    if _DECIDED_AS_CLICK[state] == outcome.clicked:
+        return Status.DUPLICATE
+    return Status.RESTATED if outcome.restate else Status.CONFLICT
