@@ -1,6 +1,7 @@
-"""Gathers the keys of a batch field by field and looks all of them up in as few native calls as there are kinds of keys."""
+"""One batch in the making: gathers the keys of every field, then looks all of them up in a few native calls."""
 
 from collections.abc import Set
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +26,15 @@ from slimctr.native.keys import RUN, encode_integers, encode_text
 Run = tuple[int, int, int, int, int, int]
 """One record of `slimctr.native.keys.RUN`."""
 
-# Joining all cells at one separator and searching it afterwards is several times faster than encoding cell by cell.
+# Joining all cells and finding the separators in the bytes is several times faster than encoding each cell.
 _SEPARATOR = "\0"
 
 
 class Assembly:
-    """One batch in the making: `add` a column for every field in schema order, then `look_up`.
+    """`add` a column for every field in schema order, then `look_up`.
 
-    Rows go to one flat int32 array: `ids` (B, S) first, then the values of each bag. A field of `repeated` has one
-    instance, whose rows every instance of the batch gets.
+    Rows go to one flat int32 array: `ids` (B, S) first, then the values of each bag. A field of `repeated` has
+    one instance, whose rows every instance of the batch gets.
     """
 
     def __init__(self, schema: FeatureSchema, count: int, repeated: Set[int], log: bool) -> None:
@@ -173,4 +174,5 @@ def _vector(field: Field, array: NDArray[np.generic]) -> Column:
         return array
     if array.dtype.kind in "iu":
         return array
-    return array.tolist()
+    values: list[Any] = array.tolist()
+    return values

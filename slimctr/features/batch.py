@@ -46,9 +46,9 @@ class Bag:
 class EncodedBatch:
     """Row ids of B instances.
 
-    `ids` int32 (B, S): single-valued fields in schema order. `bags`: one per multi-valued field, in schema order.
-    `oov` int64 (F,): values present but without a row of their own. `missing` int64 (F,): values absent, listed or
-    not; no value is in both. F may be 0 when nothing was counted (a batch read from an encoded data set).
+    `ids` int32 (B, S): single-valued fields in schema order. `bags`: one per multi-valued field in schema order.
+    `oov` int64 (F,): values that are present but have no row of their own. `missing` int64 (F,): values that are
+    absent, listed or not; no value is in both. Both have length 0 when nothing was counted (`uncounted`).
     """
 
     ids: NDArray[np.int32]
@@ -74,7 +74,10 @@ class EncodedBatch:
         return len(self.ids)
 
     def slice(self, start: int, stop: int) -> "EncodedBatch":
-        """Return instances start..stop-1 as views, uncounted: the counts belong to the batch as it was encoded."""
+        """Return instances start..stop-1 as views, uncounted: counts belong to the batch as it was encoded.
+
+        As in a Python slice, `stop` may pass the end.
+        """
         stop = min(stop, len(self))
         start = min(start, stop)
         return EncodedBatch.uncounted(

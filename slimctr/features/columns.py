@@ -15,13 +15,16 @@ from slimctr.features.schema import Field
 MAX_INTEGER = 2**53 - 1
 """Largest integer that JSON readers agree on; larger ones are sent as strings."""
 
+_INTEGERS = frozenset({int, np.int32, np.int64})
+_NUMBERS = _INTEGERS | {float, np.float32, np.float64, type(None)}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextColumn:
-    """Cells of one column as UTF-8 without Python objects (the layout of an Arrow string array); no bytes = missing.
+    """Cells of one column as UTF-8 in one buffer, the layout of an Arrow string array; a cell of no bytes is missing.
 
-    Cell i is `data[offsets[i]:offsets[i + 1]]`: `data` uint8, `offsets` int64 (n+1,). For a multi-valued field
-    `bag_offsets` int64 (B+1,) says that instance i holds the cells `bag_offsets[i]..bag_offsets[i + 1] - 1`.
+    Cell i is `data[offsets[i]:offsets[i + 1]]`: `data` uint8, `offsets` int64 (n+1,). For a multi-valued
+    field instance i holds the cells `bag_offsets[i]` to `bag_offsets[i + 1] - 1`, int64 (B+1,).
     """
 
     data: NDArray[np.uint8]
@@ -61,7 +64,7 @@ Column = Sequence[Any] | NDArray[Any] | TextColumn
 
 
 def split_bags(field: Field, column: Column) -> tuple[Column, NDArray[np.int64]]:
-    """Return the cells of a multi-valued column and bag offsets int64 (B+1,); an empty bag becomes one missing cell.
+    """Return the cells of a multi-valued column and its bag offsets int64 (B+1,); an empty bag gets a missing cell.
 
     Raises BadValue for an instance that is not a list.
     """
@@ -81,28 +84,19 @@ def split_bags(field: Field, column: Column) -> tuple[Column, NDArray[np.int64]]
 
 
 def key_texts(field: Field, cells: Sequence[Any], bag_offsets: NDArray[np.int64] | None = None) -> list[str]:
-    """Return the key of each cell of a categorical field: strings as they are, integers in decimal, None as "".
+    """Return the key of each cell of a categorical field: a string as it is, an integer in decimal, None as "".
 
-    Raises BadValue for anything else and MissingField when a required field has no value; `bag_offsets` turns the
-    position of a cell into its row.
+    Raises BadValue for anything else and MissingField when a required field has no value; `bag_offsets` turns
+    the position of a cell into its row.
     """
-    if set(map(type, cells)) <= {str}:
-        texts = list(cells)
-    else:
-        texts = []
+    texts = list(cells)
+    if not set(map(type, cells)) <= {str}:
         for position, cell in enumerate(cells):
             if cell is None:
-                texts.append("")
-            elif isinstance(cell, str):
-                texts.append(cell)
-            elif (
-                isinstance(cell, int | np.integer)
-                and cell is not True
-                and cell is not False
-                and abs(cell) <= MAX_INTEGER
-            ):
-                texts.append(str(cell))
-            else:
+                texts[position] = ""
+            elif type(cell) in _INTEGERS and -MAX_INTEGER <= cell <= MAX_INTEGER:
+                texts[position] = str(cell)
+            elif not isinstance(cell, str):
                 raise BadValue(field.name, _not_a_category(cell), row_of(position, bag_offsets), cell)
     if field.required and "" in texts:
         raise missing_field(field, row_of(texts.index(""), bag_offsets))
@@ -121,8 +115,9 @@ def key_integers(field: Field, values: NDArray[Any]) -> NDArray[np.int64]:
 def numbers(field: Field, column: Column, log: bool) -> NDArray[np.float64]:
     """Return the values of a numeric field, float64 (n,), NaN where missing.
 
-    Lists hold finite numbers or None, arrays finite numbers. `log` also takes text cells (parsed; empty or NaN is missing)
-    and NaN in arrays as missing. Raises BadValue for anything else and MissingField when a required field has no value.
+    Lists hold finite numbers or None, arrays finite numbers. With `log`, text cells are parsed (empty or NaN is
+    missing) and NaN in an array is missing. Raises BadValue for anything else and MissingField when a required
+    field has no value.
     """
     if isinstance(column, TextColumn):
         if not log:
@@ -138,7 +133,7 @@ def numbers(field: Field, column: Column, log: bool) -> NDArray[np.float64]:
 
 
 def bucket_log_column(field: Field, column: Column) -> NDArray[np.int64]:
-    """Return the bucket of each cell of a numeric field of a click log, int64 (n,); MISSING where there is no value.
+    """Return the bucket of each cell of a numeric field of a click log, int64 (n,); MISSING for no value.
 
     The key of a bucket is its decimal text, that of MISSING is empty: what counting for a vocabulary needs.
     Raises BadValue, MissingField.
@@ -173,19 +168,17 @@ def _split_text_bags(field: Field, column: TextColumn) -> tuple[TextColumn, NDAr
 
 
 def _list_numbers(field: Field, cells: Sequence[Any]) -> NDArray[np.float64]:
-    values = []
-    for row, cell in enumerate(cells):
-        if cell is None:
-            values.append(math.nan)
-        elif (
-            isinstance(cell, int | float | np.integer | np.floating)
-            and not isinstance(cell, bool)
-            and _finite(cell)
-        ):
-            values.append(float(cell))
-        else:
-            raise BadValue(field.name, f"a numeric field takes a finite number, not {_kind(cell)}", row, cell)
-    return np.array(values, np.float64)
+    if set(map(type, cells)) <= _NUMBERS:
+        try:
+            values = np.array(cells, np.float64)
+        except OverflowError:
+            values = np.full(len(cells), np.nan)
+        if np.count_nonzero(np.isfinite(values)) + list(cells).count(None) == len(cells):
+            return values
+    row = next(row for row, cell in enumerate(cells) if cell is not None and not _is_finite_number(cell))
+    raise BadValue(
+        field.name, f"a numeric field takes a finite number, not {_kind(cells[row])}", row, cells[row]
+    )
 
 
 def _array_numbers(field: Field, column: NDArray[Any], log: bool) -> NDArray[np.float64]:
@@ -202,7 +195,7 @@ def _array_numbers(field: Field, column: NDArray[Any], log: bool) -> NDArray[np.
 def _parse_numbers(field: Field, column: TextColumn) -> NDArray[np.float64]:
     values = np.full(len(column), np.nan)
     for row in np.flatnonzero(column.ends > column.starts):
-        cell = column.key(row)
+        cell = column.key(int(row))
         try:
             values[row] = float(cell)
         except ValueError:
@@ -212,15 +205,15 @@ def _parse_numbers(field: Field, column: TextColumn) -> NDArray[np.float64]:
     return values
 
 
-def _finite(number: Any) -> bool:
+def _is_finite_number(value: Any) -> bool:
     try:
-        return math.isfinite(number)
+        return type(value) in _NUMBERS and math.isfinite(value)
     except OverflowError:
         return False
 
 
 def _not_a_category(value: Any) -> str:
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+    if type(value) in _INTEGERS:
         return "an integer beyond ±(2^53-1) is sent as a string"
     return f"a categorical value is a string or an integer, not {_kind(value)}"
 

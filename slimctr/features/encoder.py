@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 
 
 class Encoder:
-    """Encodes rows, columns and slates against one schema and vocabulary. Thread-safe: it keeps no state between calls.
+    """Encodes rows, columns and slates against one schema and vocabulary. Stateless between calls: thread-safe.
 
     `unknown_fields`: whether a field that the schema does not have is an error or is ignored.
     """
@@ -35,27 +35,32 @@ class Encoder:
         self._refuse_unknown = unknown_fields == "error"
 
     def encode_rows(self, rows: Sequence[Row]) -> EncodedBatch:
-        """Encode B rows {field: value}; an absent field is missing. Raises UnknownField, MissingField, BadValue."""
+        """Encode B rows {field: value}; an absent field is missing.
+
+        Raises UnknownField, MissingField, BadValue.
+        """
         self._check_rows(rows)
         names = self.schema.names
         columns: list[Column] = list(zip(*[tuple(map(row.get, names)) for row in rows], strict=True))
         return self._encode(columns or [()] * len(names), len(rows))
 
     def encode_columns(self, columns: Mapping[str, Column]) -> EncodedBatch:
-        """Encode columns of one length B: lists, arrays, or TextColumn for categorical fields; an absent one is missing.
+        """Encode columns of one length B; an absent one is missing everywhere.
 
-        Raises FeatureError for columns of different lengths, UnknownField, MissingField, BadValue.
+        A column is a list, an array, or for a categorical field a TextColumn. Raises FeatureError for columns of
+        different lengths, UnknownField, MissingField, BadValue.
         """
         return self._encode_columns(columns, log=False)
 
     def encode_log(self, columns: Mapping[str, Column]) -> EncodedBatch:
-        """Encode columns of a click log: like `encode_columns`, and numeric fields take text cells and NaN for missing."""
+        """Encode columns of a click log: as `encode_columns`, and numeric fields also take text and NaN (missing)."""
         return self._encode_columns(columns, log=True)
 
     def encode_slate(self, context: Row, candidates: Sequence[Row]) -> EncodedBatch:
         """Encode one context with B candidates: the same batch as its expanded rows, context values encoded once.
 
-        Raises BadValue for a field in both, UnknownField, MissingField, BadValue; `row` is the candidate, None for the context.
+        Raises BadValue (also for a field in both), UnknownField, MissingField; their `row` is the candidate, None
+        for the context.
         """
         self._check_rows([context], "the context")
         varying = self._check_rows(candidates)
@@ -80,8 +85,8 @@ class Encoder:
     ) -> EncodedBatch:
         """Take encoded ids as they come from outside: -1 is missing, any other id outside its table is OOV.
 
-        `ids` integers (B, S) in the order of the single-valued fields; `bags` one (values (n,), offsets (B+1,)) pair per
-        multi-valued field. Raises BadValue for shapes and offsets that do not fit, MissingField.
+        `ids` integers (B, S) in the order of the single-valued fields; `bags` one pair of values (n,) and offsets
+        (B+1,) per multi-valued field. Raises BadValue for shapes and offsets that do not fit, MissingField.
         """
         schema = self.schema
         names = [schema.names[position] for position in schema.single]
@@ -114,7 +119,7 @@ class Encoder:
         return np.where(absent, self.vocabulary.missing_rows[fields], known).astype(np.int32)
 
     def _check_rows(self, rows: Sequence[Row], what: str = "a row") -> set[str]:
-        """Return the fields that occur in `rows`; raise UnknownField, or BadValue for a row that is no object."""
+        """Return the fields that occur in `rows`. Raises UnknownField, or BadValue for a row that is no object."""
         for row, values in enumerate(rows):
             if not isinstance(values, Mapping):
                 raise BadValue("", f"{what} is an object of fields, not {type(values).__name__}", row, values)
@@ -174,7 +179,7 @@ def _instances(column: Column) -> int:
 def _filled_bags(
     name: str, values: NDArray[Any], offsets: NDArray[Any], count: int
 ) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Return values and int32 offsets with one missing id in every empty bag. Raises BadValue for bad offsets."""
+    """Return values and int32 offsets with one missing id in every empty bag. Raises BadValue."""
     if values.ndim != 1 or values.dtype.kind not in "iu" or offsets.dtype.kind not in "iu":
         raise BadValue(name, "values and offsets are vectors of integers")
     lengths = np.diff(offsets.astype(np.int64))

@@ -10,10 +10,10 @@ _LARGEST_INTEGER = 2.0**53 - 1
 
 
 def bucket_numbers(numbers: NDArray[np.float64], bucketing: Bucketing) -> NDArray[np.int64]:
-    """Return the bucket of each number, float64 (n,) to int64 (n,); NaN is missing, infinities must be refused before.
+    """Return the bucket of each finite number, float64 (n,) to int64 (n,); NaN becomes MISSING.
 
-    `log_squared`: floor(ln(v)²) where v > 2, else v without its fraction (towards zero; everything below -(2^53-1)
-    shares one bucket), the discretisation of the winners of Criteo's 2014 contest. `edges`: the number of edges ≤ v.
+    `log_squared`: floor(ln(v)²) where v > 2, else v without its fraction (everything below -(2^53-1) shares a
+    bucket), as is usual for Criteo's integer fields. `edges`: the number of edges ≤ v.
     """
     missing = np.isnan(numbers)
     known = np.where(missing, 0.0, numbers)

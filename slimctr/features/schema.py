@@ -47,8 +47,8 @@ class Bucketing(_Record):
 class Field(_Record):
     """One slot of the model's input.
 
-    `hash_rows`: hash every value into this many rows instead of listing values. `min_count`: a value that occurs
-    less often in training gets no row. `required`: a missing value is refused instead of scored as missing.
+    `hash_rows`: hash every value into this many rows instead of listing values. `min_count`: a value that
+    occurs less often in training gets no row. `required`: a missing value is refused, not scored as missing.
     """
 
     name: str
@@ -127,7 +127,7 @@ class FeatureSchema(_Record):
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read a `.json`, `.yaml` or `.yml` file; raise ConfigError when it is absent, unreadable or wrong."""
+        """Read a `.json`, `.yaml` or `.yml` file. Raises ConfigError when it is absent, unreadable or wrong."""
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")

@@ -6,17 +6,18 @@ File (safetensors, F fields, n listed values, K buckets in all):
 |---|---|---|
 | `seeds` | U64 (F,) | seed of each field: hash(UTF-8 name, seed = attempt), attempt 0, 1, … 15 |
 | `rows` | I64 (F,) | rows of the field's table, the OOV row 0 included; 1 + hash_rows for a hashed field |
-| `buckets` | I64 (F+1,) | first bucket of each field, from 0 to K; ceil(values / 4) buckets a field, none for a hashed one |
+| `buckets` | I64 (F+1,) | first bucket of each field, from 0 to K; none for a hashed field |
 | `directory` | U32 (K+1,) | first entry of each bucket, from 0 to n |
 | `entries` | U32 (n, 2) | (fingerprint, row), row in 1 .. rows-1, ascending by fingerprint inside a bucket |
 
-Hash, bucket and fingerprint are those of `slimctr/native/keys.c`. A hashed field always has attempt 0, so its rows depend
-on nothing but its name. Building refuses two listed values of one field with the same bucket and fingerprint and tries the next
-attempt, so every listed value gets exactly its own row.
+Hash, bucket and fingerprint are those of `slimctr/native/keys.c`. A hashed field always has attempt 0: its rows
+depend on nothing but its name. When two listed values of a field share bucket and fingerprint, building tries the
+next attempt, so every listed value gets exactly its own row.
 
-Cost: 8 bytes a value for its entry and 1 byte for the directory at 4 values a bucket. Error: an unlisted value is compared
-with the fingerprints of one bucket, so it takes a listed value's row with probability (values in the bucket) / 2^32, on average
-`false_positive_rate()` < 1e-9; otherwise it gets the OOV row. docs/features.md has the measurement.
+Cost: 8 bytes a value for its entry and 1 byte for the directory at 4 values a bucket. Error: an unlisted value is
+compared with the fingerprints of one bucket, so it takes a listed value's row with the probability values in the
+bucket / 2^32, on average `false_positive_rate()`, below 1e-9; else it gets the OOV row. docs/features.md has the
+measurement.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ class Vocabulary:
     """Row ids of the listed values of every field. Build it with `build`, read it with `open`."""
 
     def __init__(self, schema: FeatureSchema, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take the five arrays of the file; raise ValueError when they do not fit each other or the schema."""
+        """Take the five arrays of the file. Raises ValueError when they do not fit each other or the schema."""
         _check(schema, arrays)
         self.schema = schema
         self._arrays = dict(arrays)
@@ -57,8 +58,8 @@ class Vocabulary:
     def build(cls, schema: FeatureSchema, keys: Mapping[str, Sequence[bytes | str] | TextColumn]) -> Self:
         """List `keys` of every unhashed field: the first gets row 1. See `keys_in_row_order`.
 
-        Raises ConfigError for a field without keys (an empty list is allowed), keys of a hashed or unknown field and a
-        key listed twice.
+        Raises ConfigError for a field without keys (an empty list will do), for keys of a hashed or unknown field
+        and for a key listed twice.
         """
         listed = {field.name for field in schema.fields if field.hash_rows is None}
         if set(keys) != listed:
@@ -99,7 +100,10 @@ class Vocabulary:
 
     @classmethod
     def open(cls, path: Path | str, schema: FeatureSchema) -> Self:
-        """Map a vocabulary file; no entry is copied. Raises IntegrityError for a file that is altered or not of `schema`."""
+        """Map a vocabulary file; no entry is copied.
+
+        Raises IntegrityError for a file that is altered or does not belong to `schema`.
+        """
         path = Path(path)
         try:
             return cls(schema, map_tensors(path))
@@ -125,7 +129,7 @@ class Vocabulary:
         return sum(array.nbytes for array in self._arrays.values()) / len(self) if len(self) else 0.0
 
     def false_positive_rate(self) -> float:
-        """Chance that a random unlisted value of a listed field takes a listed row: the mean bucket over 2^32."""
+        """Chance that an unlisted value takes the row of a listed one: the mean bucket size over 2^32."""
         buckets = len(self._arrays["directory"]) - 1
         return len(self) / buckets / 2**32 if buckets else 0.0
 
@@ -142,7 +146,7 @@ class Vocabulary:
 
 
 def keys_in_row_order(counts: Mapping[bytes, int], min_count: int = 1) -> list[bytes]:
-    """Return the keys that occur at least `min_count` times, most frequent first, ties by key bytes: row 1, 2, …"""
+    """Return the keys that occur `min_count` times or more, most frequent first, ties by key bytes: rows 1, 2, …"""
     kept = [(-count, key) for key, count in counts.items() if count >= min_count]
     return [key for _, key in sorted(kept)]
 
@@ -153,7 +157,7 @@ def _seed(field: Field, attempt: int) -> int:
 
 
 def _place(field: Field, column: TextColumn) -> tuple[int, NDArray[np.int64], NDArray[np.uint32]]:
-    """Return seed, bucket sizes int64 (buckets,) and entries uint32 (n, 2) of one field, free of collisions."""
+    """Return the seed, bucket sizes int64 (buckets,) and entries uint32 (n, 2) of one field without collision."""
     buckets = -(-len(column) // VALUES_PER_BUCKET)
     for attempt in range(ATTEMPTS):
         seed = _seed(field, attempt)
@@ -173,7 +177,7 @@ def _place(field: Field, column: TextColumn) -> tuple[int, NDArray[np.int64], ND
 
 
 def _check(schema: FeatureSchema, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raise ValueError unless every access of the kernel stays inside the arrays and every row inside its table."""
+    """Raise ValueError unless the kernel stays inside the arrays and every row inside its table."""
     fields = len(schema.fields)
     expected = {
         "seeds": (np.uint64, (fields,)),
@@ -214,7 +218,7 @@ def _check_field(
     if field.hash_rows is not None:
         if rows != 1 + field.hash_rows or len(listed):
             raise ValueError(
-                f"field '{field.name}': a field of {field.hash_rows} hash rows lists values or has {rows} rows"
+                f"field '{field.name}': {rows} rows and {len(listed)} listed values, but it is hashed"
             )
     elif not 1 <= rows <= _MAX_VALUES + 1:
         raise ValueError(f"field '{field.name}': {rows} rows")

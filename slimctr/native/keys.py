@@ -1,4 +1,4 @@
-"""Signatures of the key kernels (`keys.c`, which is normative for hash and probe) and their checked numpy wrappers."""
+"""Signatures and checked numpy wrappers of the key kernels; `keys.c` is normative for hash and probe."""
 
 import ctypes
 from functools import cache
@@ -36,8 +36,8 @@ class _KeyTable(ctypes.Structure):
 def _kernels() -> ctypes.CDLL:
     kernels = library()
     pointer, count = ctypes.c_void_p, ctypes.c_int64
-    text = [pointer, count, pointer, pointer, count]
-    runs = [pointer, count, pointer, count]
+    text: list[Any] = [pointer, count, pointer, pointer, count]
+    runs: list[Any] = [pointer, count, pointer, count]
     kernels.slimctr_hash_text.argtypes = [*text, ctypes.c_uint64, pointer]
     kernels.slimctr_encode_text.argtypes = [pointer, *text, *runs]
     kernels.slimctr_encode_integers.argtypes = [pointer, pointer, count, *runs]
@@ -63,8 +63,8 @@ class KeyTable:
         entries: NDArray[np.uint32],
     ) -> None:
         fields = len(seeds)
-        arrays = (seeds, hash_rows, buckets, directory, entries)
-        dtypes = (np.uint64, np.int64, np.int64, np.uint32, np.uint32)
+        arrays: tuple[NDArray[Any], ...] = (seeds, hash_rows, buckets, directory, entries)
+        dtypes: tuple[DTypeLike, ...] = (np.uint64, np.int64, np.int64, np.uint32, np.uint32)
         lengths = (fields, fields, fields + 1, int(buckets[-1]) + 1, int(directory[-1]))
         self._struct = _KeyTable(fields, *map(_address, arrays, dtypes, lengths))
         self._arrays = arrays
