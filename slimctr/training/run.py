@@ -45,7 +45,7 @@ class Lineage(_Record):
     """Where a model comes from.
 
     `oov_fields_set_to_mean` names the fields whose out-of-vocabulary row training never reached; it holds the
-    mean row of the field, weighted by training count. `data_sha256` has a digest for each file of the data set.
+    mean row of the field, weighted by training count. `data_sha256` has a digest for every data file.
     """
 
     seed: int
