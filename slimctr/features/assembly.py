@@ -1,4 +1,4 @@
-"""One batch in the making: gathers the keys of every field, then looks all of them up in a few native calls."""
+"""One batch in the making: gathers the keys of all fields, then looks them up in a few native calls."""
 
 from collections.abc import Set
 from typing import Any
@@ -33,8 +33,8 @@ _SEPARATOR = "\0"
 class Assembly:
     """`add` a column for every field in schema order, then `look_up`.
 
-    Rows go to one flat int32 array: `ids` (B, S) first, then the values of each bag. A field of `repeated` has
-    one instance, whose rows every instance of the batch gets.
+    Rows go to one flat int32 array: `ids` (B, S) first, then the values of each bag. A field of `repeated`
+    has one instance, whose rows every instance of the batch gets.
     """
 
     def __init__(self, schema: FeatureSchema, count: int, repeated: Set[int], log: bool) -> None:

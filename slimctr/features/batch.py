@@ -46,9 +46,10 @@ class Bag:
 class EncodedBatch:
     """Row ids of B instances.
 
-    `ids` int32 (B, S): single-valued fields in schema order. `bags`: one per multi-valued field in schema order.
-    `oov` int64 (F,): values that are present but have no row of their own. `missing` int64 (F,): values that are
-    absent, listed or not; no value is in both. Both have length 0 when nothing was counted (`uncounted`).
+    `ids` int32 (B, S): single-valued fields in schema order. `bags`: one per multi-valued field in schema
+    order. `oov` int64 (F,): values that are present but have no row of their own. `missing` int64 (F,):
+    values that are absent, listed or not; no value is in both. Both have length 0 when nothing was counted
+    (`uncounted`).
     """
 
     ids: NDArray[np.int32]

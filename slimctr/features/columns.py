@@ -21,7 +21,7 @@ _NUMBERS = _INTEGERS | {float, np.float32, np.float64, type(None)}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextColumn:
-    """Cells of one column as UTF-8 in one buffer, the layout of an Arrow string array; a cell of no bytes is missing.
+    """Cells of one column as UTF-8 in one buffer, like an Arrow string array; an empty cell is missing.
 
     Cell i is `data[offsets[i]:offsets[i + 1]]`: `data` uint8, `offsets` int64 (n+1,). For a multi-valued
     field instance i holds the cells `bag_offsets[i]` to `bag_offsets[i + 1] - 1`, int64 (B+1,).
@@ -64,7 +64,7 @@ Column = Sequence[Any] | NDArray[Any] | TextColumn
 
 
 def split_bags(field: Field, column: Column) -> tuple[Column, NDArray[np.int64]]:
-    """Return the cells of a multi-valued column and its bag offsets int64 (B+1,); an empty bag gets a missing cell.
+    """Return the cells of a multi-valued column and int64 (B+1,) offsets; an empty bag gets a missing cell.
 
     Raises BadValue for an instance that is not a list.
     """
@@ -84,7 +84,7 @@ def split_bags(field: Field, column: Column) -> tuple[Column, NDArray[np.int64]]
 
 
 def key_texts(field: Field, cells: Sequence[Any], bag_offsets: NDArray[np.int64] | None = None) -> list[str]:
-    """Return the key of each cell of a categorical field: a string as it is, an integer in decimal, None as "".
+    """Return the key of each cell of a categorical field: strings, integers in decimal, None as "".
 
     Raises BadValue for anything else and MissingField when a required field has no value; `bag_offsets` turns
     the position of a cell into its row.
@@ -115,9 +115,9 @@ def key_integers(field: Field, values: NDArray[Any]) -> NDArray[np.int64]:
 def numbers(field: Field, column: Column, log: bool) -> NDArray[np.float64]:
     """Return the values of a numeric field, float64 (n,), NaN where missing.
 
-    Lists hold finite numbers or None, arrays finite numbers. With `log`, text cells are parsed (empty or NaN is
-    missing) and NaN in an array is missing. Raises BadValue for anything else and MissingField when a required
-    field has no value.
+    Lists hold finite numbers or None, arrays finite numbers. With `log`, text cells are parsed (empty or
+    NaN is missing) and NaN in an array is missing. Raises BadValue for anything else and MissingField when
+    a required field has no value.
     """
     if isinstance(column, TextColumn):
         if not log:

@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 
 
 class Encoder:
-    """Encodes rows, columns and slates against one schema and vocabulary. Stateless between calls: thread-safe.
+    """Encodes rows, columns and slates against one schema and vocabulary; thread-safe, it keeps no state.
 
     `unknown_fields`: whether a field that the schema does not have is an error or is ignored.
     """
@@ -47,20 +47,20 @@ class Encoder:
     def encode_columns(self, columns: Mapping[str, Column]) -> EncodedBatch:
         """Encode columns of one length B; an absent one is missing everywhere.
 
-        A column is a list, an array, or for a categorical field a TextColumn. Raises FeatureError for columns of
-        different lengths, UnknownField, MissingField, BadValue.
+        A column is a list, an array, or for a categorical field a TextColumn. Raises FeatureError for
+        columns of different lengths, UnknownField, MissingField, BadValue.
         """
         return self._encode_columns(columns, log=False)
 
     def encode_log(self, columns: Mapping[str, Column]) -> EncodedBatch:
-        """Encode columns of a click log: as `encode_columns`, and numeric fields also take text and NaN (missing)."""
+        """Encode columns of a click log: numeric fields also take text, and NaN for missing."""
         return self._encode_columns(columns, log=True)
 
     def encode_slate(self, context: Row, candidates: Sequence[Row]) -> EncodedBatch:
-        """Encode one context with B candidates: the same batch as its expanded rows, context values encoded once.
+        """Encode one context with B candidates: the batch of its expanded rows, with the context encoded once.
 
-        Raises BadValue (also for a field in both), UnknownField, MissingField; their `row` is the candidate, None
-        for the context.
+        Raises BadValue (also for a field in both), UnknownField, MissingField; their `row` is the
+        candidate, None for the context.
         """
         self._check_rows([context], "the context")
         varying = self._check_rows(candidates)
@@ -85,8 +85,9 @@ class Encoder:
     ) -> EncodedBatch:
         """Take encoded ids as they come from outside: -1 is missing, any other id outside its table is OOV.
 
-        `ids` integers (B, S) in the order of the single-valued fields; `bags` one pair of values (n,) and offsets
-        (B+1,) per multi-valued field. Raises BadValue for shapes and offsets that do not fit, MissingField.
+        `ids` integers (B, S) in the order of the single-valued fields; `bags` one pair of values (n,) and
+        offsets (B+1,) per multi-valued field. Raises BadValue for shapes and offsets that do not fit,
+        MissingField.
         """
         schema = self.schema
         names = [schema.names[position] for position in schema.single]
@@ -119,7 +120,7 @@ class Encoder:
         return np.where(absent, self.vocabulary.missing_rows[fields], known).astype(np.int32)
 
     def _check_rows(self, rows: Sequence[Row], what: str = "a row") -> set[str]:
-        """Return the fields that occur in `rows`. Raises UnknownField, or BadValue for a row that is no object."""
+        """Return the fields that occur. Raises UnknownField, and BadValue for a row that is no object."""
         for row, values in enumerate(rows):
             if not isinstance(values, Mapping):
                 raise BadValue("", f"{what} is an object of fields, not {type(values).__name__}", row, values)

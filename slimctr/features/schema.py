@@ -127,7 +127,7 @@ class FeatureSchema(_Record):
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read a `.json`, `.yaml` or `.yml` file. Raises ConfigError when it is absent, unreadable or wrong."""
+        """Read a `.json`, `.yaml` or `.yml` file. Raises ConfigError when it cannot be read or is wrong."""
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")

@@ -10,14 +10,14 @@ File (safetensors, F fields, n listed values, K buckets in all):
 | `directory` | U32 (K+1,) | first entry of each bucket, from 0 to n |
 | `entries` | U32 (n, 2) | (fingerprint, row), row in 1 .. rows-1, ascending by fingerprint inside a bucket |
 
-Hash, bucket and fingerprint are those of `slimctr/native/keys.c`. A hashed field always has attempt 0: its rows
-depend on nothing but its name. When two listed values of a field share bucket and fingerprint, building tries the
-next attempt, so every listed value gets exactly its own row.
+Hash, bucket and fingerprint are those of `slimctr/native/keys.c`. A hashed field always has attempt 0: its
+rows depend on nothing but its name. When two listed values of a field share bucket and fingerprint,
+building tries the next attempt, so every listed value gets exactly its own row.
 
-Cost: 8 bytes a value for its entry and 1 byte for the directory at 4 values a bucket. Error: an unlisted value is
-compared with the fingerprints of one bucket, so it takes a listed value's row with the probability values in the
-bucket / 2^32, on average `false_positive_rate()`, below 1e-9; else it gets the OOV row. docs/features.md has the
-measurement.
+Cost: 8 bytes a value for its entry and 1 byte for the directory at 4 values a bucket. Error: an unlisted
+value is compared with the fingerprints of one bucket, so it takes a listed value's row with the probability
+values in the bucket / 2^32, on average `false_positive_rate()`, below 1e-9; else it gets the OOV row.
+docs/features.md has the measurement.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class Vocabulary:
     """Row ids of the listed values of every field. Build it with `build`, read it with `open`."""
 
     def __init__(self, schema: FeatureSchema, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take the five arrays of the file. Raises ValueError when they do not fit each other or the schema."""
+        """Take the five arrays of the file. Raises ValueError when they do not fit together or the schema."""
         _check(schema, arrays)
         self.schema = schema
         self._arrays = dict(arrays)
@@ -58,8 +58,8 @@ class Vocabulary:
     def build(cls, schema: FeatureSchema, keys: Mapping[str, Sequence[bytes | str] | TextColumn]) -> Self:
         """List `keys` of every unhashed field: the first gets row 1. See `keys_in_row_order`.
 
-        Raises ConfigError for a field without keys (an empty list will do), for keys of a hashed or unknown field
-        and for a key listed twice.
+        Raises ConfigError for a field without keys (an empty list will do), for keys of a hashed or unknown
+        field and for a key listed twice.
         """
         listed = {field.name for field in schema.fields if field.hash_rows is None}
         if set(keys) != listed:
@@ -146,7 +146,7 @@ class Vocabulary:
 
 
 def keys_in_row_order(counts: Mapping[bytes, int], min_count: int = 1) -> list[bytes]:
-    """Return the keys that occur `min_count` times or more, most frequent first, ties by key bytes: rows 1, 2, …"""
+    """Return the keys that occur `min_count` times or more, most frequent first, ties by key bytes."""
     kept = [(-count, key) for key, count in counts.items() if count >= min_count]
     return [key for _, key in sorted(kept)]
 
@@ -157,7 +157,7 @@ def _seed(field: Field, attempt: int) -> int:
 
 
 def _place(field: Field, column: TextColumn) -> tuple[int, NDArray[np.int64], NDArray[np.uint32]]:
-    """Return the seed, bucket sizes int64 (buckets,) and entries uint32 (n, 2) of one field without collision."""
+    """Return seed, bucket sizes int64 (buckets,) and entries uint32 (n, 2) of one field, without collision."""
     buckets = -(-len(column) // VALUES_PER_BUCKET)
     for attempt in range(ATTEMPTS):
         seed = _seed(field, attempt)
