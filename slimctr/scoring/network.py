@@ -1,0 +1,73 @@
+"""Runs the network of an artifact: one ONNX Runtime session with fixed threads and no hidden growth."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from slimctr.errors import EngineError
+from slimctr.scoring.onnx_file import check_onnx
+
+Floats = npt.NDArray[np.float32]
+
+INPUT, OUTPUT = "stored", "logit"
+_ERRORS_ONLY = 3
+
+
+class NetworkRuntime:
+    """An ONNX session over `data`; `run` may be called from several threads at once."""
+
+    def __init__(self, data: bytes, width: int, opset: int, threads: int = 1) -> None:
+        """Check and load `data`; raise EngineError when it is not the network that the format allows."""
+        check_onnx(data, opset)
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                data, _session_options(threads), providers=["CPUExecutionProvider"]
+            )
+        except Exception as problem:  # ONNX Runtime raises its own unrelated classes
+            raise EngineError(f"network.onnx cannot be loaded: {problem}") from None
+        self._width = width
+        _check_signature("input", self._session.get_inputs(), INPUT, [width])
+        _check_signature("output", self._session.get_outputs(), OUTPUT, [])
+
+    def run(self, stored: Floats) -> Floats:
+        """Return the logits, float32 (B,), of the stored matrix, float32 (B, W)."""
+        if stored.dtype != np.float32 or stored.ndim != 2 or stored.shape[1] != self._width:
+            raise ValueError(
+                f"the network reads float32 (B, {self._width}), not {stored.dtype} {stored.shape}"
+            )
+        if len(stored) == 0:
+            return np.empty(0, np.float32)
+        logits: Floats = self._session.run((OUTPUT,), {INPUT: stored})[0]
+        if logits.shape != (len(stored),):
+            raise EngineError(f"the network gives logits {logits.shape} for {len(stored)} rows")
+        return logits
+
+
+def _session_options(threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # arena and memory pattern keep the memory of the largest batch for ever; plain allocation frees it
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    # a spinning pool thread would take the core of the event loop between batches
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = _ERRORS_ONLY
+    return options
+
+
+def _check_signature(kind: str, values: list[Any], name: str, trailing: list[int]) -> None:
+    got = [(value.name, value.type, value.shape) for value in values]
+    fits = (
+        len(values) == 1
+        and got[0][:2] == (name, "tensor(float)")
+        and len(got[0][2]) == 1 + len(trailing)
+        and not isinstance(got[0][2][0], int)
+        and got[0][2][1:] == trailing
+    )
+    if not fits:
+        shape = ", ".join(["batch", *map(str, trailing)])
+        raise EngineError(f"network.onnx has the {kind}s {got}; one '{name}' float32 ({shape}) is needed")
