@@ -1,0 +1,46 @@
+"""What every reader of a click log offers, and which reader opens which format."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+import pyarrow as pa
+
+from slimctr.clicklogs.parse_errors import ParseErrors
+from slimctr.features import FeatureSchema
+
+LogFormat = Literal["libfm", "criteo", "avazu", "csv", "parquet", "synthetic"]
+
+
+class ClickLog(Protocol):
+    """One file of a click log. `fraction` is the share of it read by the latest `batches`."""
+
+    fraction: float
+
+    def infer_schema(self) -> FeatureSchema:
+        """Return the schema that the format itself suggests."""
+
+    def batches(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[pa.RecordBatch]:
+        """Yield `label` int8 and one string (multi-valued: list<string>) column per field of `schema`, in file order.
+
+        Null means missing. Rows that cannot be read are counted in `errors` and left out. Raises LogFormatError when the
+        file is not of this format or lacks a field.
+        """
+
+
+def open_log(path: Path, log_format: LogFormat, label: str | None = None) -> ClickLog:
+    """Return the reader of a file; `label` names the label column (csv and parquet only)."""
+    from slimctr.clicklogs.avazu import AvazuLog
+    from slimctr.clicklogs.criteo import CriteoLog
+    from slimctr.clicklogs.libfm import LibfmLog
+    from slimctr.clicklogs.tabular import CsvLog, ParquetLog
+
+    if log_format == "csv":
+        return CsvLog(path, label)
+    if log_format == "parquet":
+        return ParquetLog(path, label)
+    if log_format == "criteo":
+        return CriteoLog(path)
+    if log_format == "avazu":
+        return AvazuLog(path)
+    return LibfmLog(path)

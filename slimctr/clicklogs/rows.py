@@ -1,0 +1,153 @@
+"""Turns raw text columns into clean record batches: checks label, text and numbers, refuses single rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from slimctr.clicklogs.parse_errors import ParseErrors
+from slimctr.errors import LogFormatError
+from slimctr.features import FeatureSchema, Field
+
+LABEL_COLUMN = "label"
+LABEL_VALUES = {
+    "0": 0, "1": 1, "-1": 0, "+1": 1, "0.0": 0, "1.0": 1, "-1.0": 0, "+1.0": 1, "false": 0, "true": 1,
+}  # fmt: skip
+VALUE_SEPARATOR = "|"
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+
+_LABEL_KEYS = pa.array(list(LABEL_VALUES), pa.string())
+_LABEL_CODES = pa.array(list(LABEL_VALUES.values()), pa.int8())
+_SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Consecutive rows of a file as read: binary, string or list<string> columns of B values where null means missing.
+
+    `line_of_row` maps a row of the batch to its line in `path`.
+    """
+
+    path: Path
+    columns: dict[str, pa.Array]
+    rows: int
+    line_of_row: Callable[[int], int]
+
+
+class RowChecker:
+    """Collects the rows of one batch that cannot be used, each with the first reason found."""
+
+    def __init__(self, rows: int):
+        self.bad = np.zeros(rows, dtype=bool)
+        self._reasons: dict[int, str] = {}
+
+    def refuse(self, mask: np.ndarray, reason: Callable[[int], str]) -> None:
+        """Refuse the rows where `mask` (B,) holds; `reason` is asked once per newly refused row."""
+        for row in np.flatnonzero(mask & ~self.bad):
+            self._reasons[int(row)] = reason(int(row))
+        self.bad |= mask
+
+    def skip(self, mask: np.ndarray) -> None:
+        """Drop the rows where `mask` (B,) holds without counting them."""
+        self.bad |= mask
+
+    def report(self, raw: RawBatch, errors: ParseErrors) -> None:
+        """Hand every refused row to `errors`, in row order."""
+        for row in sorted(self._reasons):
+            errors.add(raw.path, raw.line_of_row(row), self._reasons[row])
+
+
+def clean_batch(
+    raw: RawBatch, label: str, schema: FeatureSchema, errors: ParseErrors, check: RowChecker | None = None
+) -> pa.RecordBatch:
+    """Return `label` int8 and one string (or list<string>) column per field; rows that do not fit are counted and left out.
+
+    Column `label` must hold a key of LABEL_VALUES, a numeric field a finite number, a required field a value. A text
+    column of a multi-valued field is split at `|`. A row without any value (a blank line) is skipped. `check` may
+    hold rows that the caller refused already.
+    """
+    check = check or RowChecker(raw.rows)
+    check.skip(_blank(raw.columns))
+    label_text = _text(raw.columns[label], label, check)
+    codes = pc.index_in(label_text, value_set=_LABEL_KEYS, skip_nulls=True)
+    check.refuse(_mask(pc.is_null(codes)), lambda row: _label_problem(label_text[row].as_py()))
+    cleaned = [_clean_column(raw.columns[field.name], field, check) for field in schema.fields]
+    check.report(raw, errors)
+    batch = pa.RecordBatch.from_arrays(
+        [_LABEL_CODES.take(codes), *cleaned], names=[LABEL_COLUMN, *schema.names]
+    )
+    return batch.filter(pa.array(~check.bad)) if check.bad.any() else batch
+
+
+def _label_problem(value: str | None) -> str:
+    if value is None:
+        return "the label is missing"
+    return f"label {value[:_SHOWN_CHARACTERS]!r} is not 0, 1, -1, +1, true or false"
+
+
+def _blank(columns: dict[str, pa.Array]) -> np.ndarray:
+    masks = (_mask(pc.is_null(column)) for column in columns.values())
+    blank = next(masks).copy()
+    while blank.any() and (mask := next(masks, None)) is not None:
+        blank &= mask
+    return blank
+
+
+def _clean_column(values: pa.Array, field: Field, check: RowChecker) -> pa.Array:
+    if pa.types.is_list(values.type):
+        if not field.multivalued:
+            raise LogFormatError(
+                f"field '{field.name}' holds lists: declare it multivalued in the schema file"
+            )
+        if field.required:
+            empty = pc.equal(pc.fill_null(pc.list_value_length(values), 0), 0)
+            check.refuse(_mask(empty), lambda row: f"required field '{field.name}' has no value")
+        return values
+    text = _text(values, field.name, check)
+    text = pc.if_else(pc.equal(text, ""), None, text)
+    if field.required:
+        check.refuse(_mask(pc.is_null(text)), lambda row: f"required field '{field.name}' has no value")
+    if field.kind == "numeric":
+        _check_numbers(text, field.name, check)
+    if field.multivalued:
+        return pc.split_pattern(text, VALUE_SEPARATOR)
+    return text
+
+
+def _text(values: pa.Array, name: str, check: RowChecker) -> pa.Array:
+    """Cast to UTF-8 text; rows with other bytes are refused and read as missing."""
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        bad = np.array([not _is_utf8(value.as_py()) for value in values], dtype=bool)
+        check.refuse(bad, lambda row: f"column '{name}' is not UTF-8 text: {values[row].as_py()!r}")
+        return pc.if_else(pa.array(bad), None, values).cast(pa.string())
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _check_numbers(text: pa.Array, name: str, check: RowChecker) -> None:
+    try:
+        numbers = text.cast(pa.float64())
+    except pa.ArrowInvalid:
+        readable = pc.match_substring_regex(text, NUMBER)
+        numbers = pc.if_else(readable, pc.replace_substring_regex(text, r"^\+", ""), "nan").cast(pa.float64())
+    check.refuse(
+        _mask(pc.invert(pc.is_finite(numbers))),
+        lambda row: (
+            f"numeric field '{name}' holds {text[row].as_py()[:_SHOWN_CHARACTERS]!r}, not a finite number"
+        ),
+    )
+
+
+def _mask(condition: pa.Array) -> np.ndarray:
+    return pc.fill_null(condition, False).to_numpy(zero_copy_only=False)

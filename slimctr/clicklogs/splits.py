@@ -1,0 +1,170 @@
+"""Assigns the rows of a click log to train, valid and test: by file name, by hashed row number, or by file order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from slimctr.clicklogs.click_log import ClickLog
+from slimctr.clicklogs.parse_errors import ParseErrors
+from slimctr.clicklogs.sources import COMPRESSION
+from slimctr.errors import ConfigError, LogFormatError
+from slimctr.features import FeatureSchema
+
+SPLITS = ("train", "valid", "test")
+FILE_MARKS = {"train": ("train",), "valid": ("valid", "dev"), "test": ("test",)}
+LOG_SUFFIXES = frozenset(
+    {".csv", ".tsv", ".txt", ".data", ".log", ".libfm", ".libsvm", ".libffm", ".svm", ".ffm", ".parquet"}
+)
+
+
+class SplitLog(Protocol):
+    """A click log whose rows know their split."""
+
+    def batches(
+        self, schema: FeatureSchema, errors: ParseErrors, only: str | None = None
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Yield (split, batch) in file order; `only` leaves the other splits out."""
+
+    @property
+    def fraction(self) -> float:
+        """Share of the log that the latest `batches` has read."""
+
+    def rule(self) -> dict[str, Any]:
+        """Return how rows were assigned, for `dataset.json`."""
+
+
+def find_split_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of each split in a folder, by name; raise LogFormatError unless every split has one.
+
+    A file belongs to the split whose mark (train, valid or dev, test) its name contains; shards sort by name.
+    """
+    found: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    plain_names: set[str] = set()
+    for path in sorted(folder.iterdir()):
+        plain = path.with_suffix("") if path.suffix in COMPRESSION else path
+        if not path.is_file() or plain.suffix not in LOG_SUFFIXES:
+            continue
+        splits = [split for split, marks in FILE_MARKS.items() if any(mark in plain.stem for mark in marks)]
+        if len(splits) > 1:
+            raise LogFormatError(f"{path} names two splits ({', '.join(splits)}): rename it")
+        if not splits:
+            continue
+        if plain.name in plain_names:
+            raise LogFormatError(
+                f"{plain} is there twice, compressed and not or compressed twice: keep one of them"
+            )
+        plain_names.add(plain.name)
+        found[splits[0]].append(path)
+    absent = [split for split in SPLITS if not found[split]]
+    if absent:
+        raise LogFormatError(
+            f"{folder} has no file for {', '.join(absent)}: names must contain train, valid (or dev) and test "
+            f"and end in one of {', '.join(sorted(LOG_SUFFIXES))} (.zst, .gz, .bz2 may follow). "
+            "To split one file, name the file itself as SOURCE"
+        )
+    return found
+
+
+class FileSplits:
+    """Splits that are files of their own."""
+
+    def __init__(self, logs: dict[str, list[ClickLog]]):
+        self._logs = logs
+        self._done = 0
+        self._current: ClickLog | None = None
+        self._total = 1
+
+    @property
+    def fraction(self) -> float:
+        """Share of the files read, each file counting the same."""
+        current = self._current.fraction if self._current else 0.0
+        return (self._done + current) / self._total
+
+    def batches(
+        self, schema: FeatureSchema, errors: ParseErrors, only: str | None = None
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Yield (split, batch), split after split (see SplitLog)."""
+        chosen = [(split, log) for split in SPLITS for log in self._logs[split] if only in (None, split)]
+        self._total = len(chosen)
+        for position, (split, log) in enumerate(chosen):
+            self._done, self._current = position, log
+            for batch in log.batches(schema, errors):
+                yield split, batch
+
+    def rule(self) -> dict[str, Any]:
+        """Return the rule's JSON form."""
+        return {"by": "files"}
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How one log is cut: `shares` of train, valid, test; `hash` of row number and seed, or `time` = file order."""
+
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    order: Literal["hash", "time"] = "hash"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
+            raise ConfigError(f"split shares {self.shares} must be three positive numbers whose sum is 1")
+
+
+class RowSplits:
+    """Splits cut out of one log by row number; rows that cannot be read do not count."""
+
+    def __init__(self, log: ClickLog, rule: SplitRule):
+        self._log = log
+        self._rule = rule
+        self._rows: int | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Share of the log read."""
+        return self._log.fraction
+
+    def batches(
+        self, schema: FeatureSchema, errors: ParseErrors, only: str | None = None
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Yield (split, batch) in file order (see SplitLog); order `time` costs one more pass, once, to count rows."""
+        if self._rule.order == "time" and self._rows is None:
+            self._rows = sum(
+                batch.num_rows for batch in self._log.batches(schema, ParseErrors(errors.strict))
+            )
+        start = 0
+        for batch in self._log.batches(schema, errors):
+            numbers = np.arange(start, start + batch.num_rows, dtype=np.uint64)
+            start += batch.num_rows
+            positions = np.array(self._rule.shares).cumsum()[:2]
+            place = hashed_position(numbers, self._rule.seed) if self._rows is None else numbers / self._rows
+            assigned = np.searchsorted(positions, place, side="right")
+            for number, split in enumerate(SPLITS):
+                mask = assigned == number
+                if only in (None, split) and mask.any():
+                    yield split, batch if mask.all() else batch.filter(pa.array(mask))
+
+    def rule(self) -> dict[str, Any]:
+        """Return the rule's JSON form."""
+        settings: dict[str, Any] = {"by": self._rule.order, "shares": list(self._rule.shares)}
+        return settings | ({"seed": self._rule.seed} if self._rule.order == "hash" else {})
+
+
+def hashed_position(numbers: np.ndarray, seed: int) -> np.ndarray:
+    """Map row numbers uint64 (n,) to float64 (n,) in [0, 1), evenly and independently of their order.
+
+    The mixing function is the finalizer of splitmix64 (Steele, Lea, Flood 2014).
+    """
+    with np.errstate(over="ignore"):
+        z = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + mix64(np.uint64(seed))
+        return (mix64(z) >> np.uint64(11)) * 2.0**-53
+
+
+def mix64(z: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
+    """Return the splitmix64 finalizer of every element."""
+    with np.errstate(over="ignore"):
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

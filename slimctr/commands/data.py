@@ -1,0 +1,239 @@
+"""`slimctr data`: prepare, download and describe click logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from slimctr.clicklogs.prepare import Progress
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+
+class LogFormatName(StrEnum):
+    """The formats of `--format`."""
+
+    libfm = "libfm"
+    criteo = "criteo"
+    avazu = "avazu"
+    csv = "csv"
+    parquet = "parquet"
+    synthetic = "synthetic"
+
+
+class SplitOrder(StrEnum):
+    """How `--split` cuts one file."""
+
+    hash = "hash"
+    time = "time"
+
+
+@app.command()
+def prepare(
+    log_format: Annotated[LogFormatName, typer.Option("--format", help="How the log is written.")],
+    out: Annotated[Path, typer.Option(help="Directory of the encoded data set.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Directory with train, valid (or dev) and test files, or one file to split. Not used by synthetic.",
+            show_default=False,
+        ),
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(help="Feature schema (YAML or JSON). Without it every csv column is categorical."),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Label column of csv and parquet.", show_default="label, click or clicked"),
+    ] = None,
+    min_count: Annotated[
+        int | None, typer.Option(min=1, help="Training count below which a categorical value gets no row.")
+    ] = None,
+    hash_field: Annotated[
+        list[str] | None,
+        typer.Option("--hash", metavar="FIELD=ROWS", help="Hash a field into ROWS rows; repeatable."),
+    ] = None,
+    required: Annotated[str, typer.Option(metavar="F1,F2", help="Fields that must have a value.")] = "",
+    split: Annotated[
+        str, typer.Option(metavar="TRAIN,VALID,TEST", help="Shares when SOURCE is one file.")
+    ] = "0.8,0.1,0.1",
+    split_order: Annotated[
+        SplitOrder, typer.Option(help="Cut by a hash of row number and --seed, or in file order (time).")
+    ] = SplitOrder.hash,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the synthetic log.")] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first line that cannot be read.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an encoded data set at --out.")
+    ] = False,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the synthetic log.")] = 1_000_000,
+    ids: Annotated[
+        int | None,
+        typer.Option(
+            help="Distinct ids of the synthetic log, up to 100 million.", show_default="Criteo's 33.8 million"
+        ),
+    ] = None,
+    click_rate: Annotated[float, typer.Option(help="Click rate of the synthetic log.")] = 0.25,
+) -> None:
+    """Encode a click log: schema, vocabulary (training values only), Parquet with row ids.
+
+    Example: [bold]slimctr data prepare ./criteo --format criteo --min-count 10 --out ./data/criteo[/bold]
+    """
+    from slimctr.clicklogs.prepare import PrepareSettings
+    from slimctr.clicklogs.prepare import prepare as prepare_log
+    from slimctr.clicklogs.splits import SplitRule
+    from slimctr.clicklogs.synthetic import SyntheticSpec
+
+    settings = PrepareSettings(
+        log_format=log_format.value,
+        source=source,
+        label=label,
+        schema=schema,
+        min_count=min_count,
+        hash_rows=dict(_hash_option(text) for text in hash_field or []),
+        required=tuple(name for name in required.split(",") if name),
+        split=SplitRule(_shares(split), split_order.value, seed),
+        strict=strict,
+        synthetic=SyntheticSpec(rows=rows, ids=ids, seed=seed, click_rate=click_rate),
+    )
+    with _progress() as progress:
+        dataset = prepare_log(settings, out, overwrite, progress)
+    _report_prepared(dataset.info, out)
+
+
+@app.command()
+def describe(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An encoded data set.", show_default=False)
+    ],
+) -> None:
+    """Show rows, click rates and every field of an encoded data set.
+
+    Example: [bold]slimctr data describe ./data/criteo[/bold]
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from slimctr.clicklogs.dataset import Dataset
+
+    dataset = Dataset(directory)
+    info = dataset.info
+    console = Console()
+    splits = Table(
+        title=f"{directory}: format {info['format']}, split by {info['split']['by']}", title_justify="left"
+    )
+    for heading in ("split", "rows", "clicks", "click rate"):
+        splits.add_column(heading, justify="left" if heading == "split" else "right")
+    for name, split in info["splits"].items():
+        splits.add_row(name, f"{split['rows']:,}", f"{split['clicks']:,}", f"{split['click_rate']:.2%}")
+    console.print(splits)
+
+    fields = Table()
+    for heading in (
+        "field",
+        "kind",
+        "rows",
+        "OOV valid",
+        "OOV test",
+        "missing train",
+        "missing test",
+        "top value",
+    ):
+        fields.add_column(heading, justify="left" if heading in ("field", "kind") else "right")
+    for field, declared in zip(info["fields"], dataset.schema.fields, strict=True):
+        counts = dataset.counts(field["name"])
+        fields.add_row(
+            field["name"],
+            declared.kind
+            + (" hashed" if declared.hash_rows else "")
+            + (" list" if declared.multivalued else ""),
+            f"{field['rows']:,}",
+            _share(field, "valid", "oov"),
+            _share(field, "test", "oov"),
+            _share(field, "train", "missing"),
+            _share(field, "test", "missing"),
+            f"{counts.max() / counts.sum():.2%}",
+        )
+    console.print(fields)
+    console.print(
+        f"{len(info['fields'])} fields, {sum(dataset.rows_per_field):,} rows in all tables, "
+        f"{info['parse_errors']['count']:,} lines refused"
+    )
+
+
+def _share(field: dict, split: str, what: str) -> str:
+    tally = field["splits"][split]
+    return f"{tally[what] / tally['values']:.2%}"
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    from slimctr.errors import ConfigError
+
+    try:
+        train, valid, test = (float(share) for share in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--split {text!r} is not three numbers such as 0.8,0.1,0.1") from error
+    return train, valid, test
+
+
+def _hash_option(text: str) -> tuple[str, int]:
+    from slimctr.errors import ConfigError
+
+    name, _, rows = text.partition("=")
+    if not name or not rows.isdigit():
+        raise ConfigError(f"--hash {text!r} is not FIELD=ROWS, for example --hash device_ip=100000")
+    return name, int(rows)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a bar per pass with rows and rows per second; gone when nothing is shown (no terminal)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows, {task.fields[speed]:,.0f} rows/s"),
+        TimeElapsedColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+
+        def advance(phase: str, rows: int, fraction: float) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=1.0, rows=0, speed=0.0)
+            elapsed = bars.tasks[tasks[phase]].elapsed or 0.0
+            bars.update(tasks[phase], completed=fraction, rows=rows, speed=rows / elapsed if elapsed else 0.0)
+
+        yield advance
+
+
+def _report_prepared(info: dict, out: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    errors = info["parse_errors"]
+    console = Console(stderr=True, highlight=False)
+    if errors["count"]:
+        console.print(f"[yellow]{errors['count']:,} lines could not be read and were left out[/yellow]")
+        for example in errors["examples"]:
+            console.print(escape(f"  {example['file']}, line {example['line']}: {example['detail']}"))
+        if errors["count"] > len(errors["examples"]):
+            console.print(
+                f"  and {errors['count'] - len(errors['examples']):,} more; --strict stops at the first"
+            )
+    for warning in info["warnings"]:
+        console.print(f"[yellow]warning:[/yellow] {warning}")
+    rows = ", ".join(f"{name} {split['rows']:,}" for name, split in info["splits"].items())
+    tables = sum(field["rows"] for field in info["fields"])
+    console.print(f"{out}: {rows} rows; {len(info['fields'])} fields with {tables:,} table rows in all")
