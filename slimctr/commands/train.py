@@ -44,5 +44,5 @@ def train(
         figures = "  ".join(
             f"{name} {value:.5f}" for name, value in metrics.items() if isinstance(value, float)
         )
-        console.print(f"{split:5s}  {figures}", highlight=False)
-    console.print(f"run: {out}", highlight=False)
+        console.print(f"{split:5s}  {figures}", highlight=False, soft_wrap=True)
+    console.print(f"run: {out}", highlight=False, soft_wrap=True)

@@ -15,16 +15,16 @@ from slimctr.training.evaluation import Scores, measure, score
 from slimctr.training.progress import TrainingProgress
 from slimctr.training.run import (
     CHECKPOINT_FILE,
-    CONFIG_FILE,
-    METRICS_FILE,
     Lineage,
     Run,
     git_revision,
+    is_finished,
+    is_started,
     load_run,
-    make_run_directory,
     read_config,
+    read_lineage,
     save_run,
-    write_config,
+    start_run,
 )
 from slimctr.training.trainer import fit
 
@@ -42,14 +42,16 @@ def train(
     With `resume`, an interrupted run goes on from its last epoch and a finished one is returned as it is.
     Raises ConfigError when `out` holds a run and `resume` is not set, or when its configuration differs.
     """
-    if (out / CONFIG_FILE).exists():
-        _check_resumable(config, out, resume)
-        if (out / METRICS_FILE).exists():
-            return load_run(out)
     dataset = Dataset(data)
     groups = _group_column(config, dataset.schema)
-    make_run_directory(out)
-    write_config(out, config)
+    digests = {name: entry["sha256"] for name, entry in dataset.info["files"].items()}
+    if is_started(out):
+        _check_resumable(config, digests, out, resume)
+        if is_finished(out):
+            return load_run(out)
+    else:
+        started = Lineage(seed=config.seed, git_revision=git_revision(), data=str(data), data_sha256=digests)
+        start_run(out, config, started)
     model = initial_model(config, dataset)
     splits = {name: TensorSplit.of(dataset.load(name)) for name in ("train", "valid", "test")}
     history = fit(
@@ -62,15 +64,11 @@ def train(
         split = splits[name]
         scores = Scores(score(model, split), split.labels.numpy())
         metrics[name] = measure(scores, None if groups is None else split.ids[:, groups].numpy())
-    lineage = Lineage(
-        seed=config.seed,
-        git_revision=git_revision(),
-        data=str(data),
-        data_sha256={name: entry["sha256"] for name, entry in dataset.info["files"].items()},
-        oov_fields_set_to_mean=tuple(dataset.schema.names[index] for index in untrained),
-    )
+    set_to_mean = tuple(dataset.schema.names[index] for index in untrained)
+    lineage = read_lineage(out).model_copy(update={"oov_fields_set_to_mean": set_to_mean})
     run = Run(out, model.spec, model, config, lineage, metrics)
     save_run(run, history)
+    (out / CHECKPOINT_FILE).unlink()
     return run
 
 
@@ -107,13 +105,18 @@ def set_untrained_oov_rows(model: CtrModel, counts: list[np.ndarray]) -> list[in
     return untrained
 
 
-def _check_resumable(config: TrainConfig, out: Path, resume: bool) -> None:
+def _check_resumable(config: TrainConfig, digests: dict[str, str], out: Path, resume: bool) -> None:
     if not resume:
         raise ConfigError(f"'{out}' holds a run already; choose another --out, or continue it with --resume")
     before, now = read_config(out).model_dump(), config.model_dump()
     if different := [key for key in now if now[key] != before[key]]:
         changes = ", ".join(f"{key} was {before[key]}, is {now[key]}" for key in different)
         raise ConfigError(f"'{out}' was started with other settings ({changes}); resume with the same ones")
+    started_on = read_lineage(out)
+    if started_on.data_sha256 != digests:
+        raise ConfigError(
+            f"'{out}' was started on other data ('{started_on.data}'); resume with the same data"
+        )
 
 
 def _group_column(config: TrainConfig, schema: FeatureSchema) -> int | None:

@@ -62,4 +62,5 @@ class RichProgress:
             f"valid logloss {record.valid_logloss:.5f}  rate {record.learning_rate:.1e}  "
             f"{record.seconds:.1f} s{best}",
             highlight=False,
+            soft_wrap=True,
         )

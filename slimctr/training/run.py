@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -69,56 +69,71 @@ class Run:
     metrics: Mapping[str, Mapping[str, float]]
 
 
+def start_run(folder: Path, config: TrainConfig, lineage: Lineage) -> None:
+    """Make the folder of a run and write what is known before training: lineage, then configuration.
+
+    Raises ConfigError when the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run directory '{folder}' cannot be made: {error}") from error
+    _write(folder / LINEAGE_FILE, lineage.model_dump_json(indent=2).encode())
+    _write(folder / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+
+
+def is_started(folder: Path) -> bool:
+    """True when a run was begun in this folder."""
+    return (folder / CONFIG_FILE).is_file()
+
+
+def is_finished(folder: Path) -> bool:
+    """True when the run in this folder is complete."""
+    return (folder / METRICS_FILE).is_file()
+
+
 def save_run(run: Run, history: Iterable[EpochRecord] = ()) -> None:
     """Write a run to its path; metrics.json comes last, so a directory that has it is complete.
 
-    Existing files of the same names are replaced. Raises ConfigError when the folder cannot be made.
+    Files of an earlier state are replaced. Raises ConfigError when the folder cannot be made.
     """
-    make_run_directory(run.path)
-    write_config(run.path, run.config)
+    start_run(run.path, run.config, run.lineage)
     _write(run.path / SPEC_FILE, run.spec.model_dump_json(indent=2).encode())
     weights = {name: tensor.detach().contiguous() for name, tensor in run.model.state_dict().items()}
     _write(run.path / WEIGHTS_FILE, save(weights))
     lines = (json.dumps(asdict(record)) + "\n" for record in history)
     _write(run.path / HISTORY_FILE, "".join(lines).encode())
-    _write(run.path / LINEAGE_FILE, run.lineage.model_dump_json(indent=2).encode())
     _write(run.path / METRICS_FILE, json.dumps(run.metrics, indent=2).encode())
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
     """Read a finished run. Raises ConfigError when a file is missing, damaged or does not fit the others."""
     folder = Path(path)
-    if not (folder / METRICS_FILE).is_file():
-        state = "holds an unfinished training" if (folder / CONFIG_FILE).is_file() else "is no run directory"
-        raise ConfigError(f"'{folder}' {state}; make one with: slimctr train --data DIR --out {folder}")
+    if not is_finished(folder):
+        state = "holds an unfinished training" if is_started(folder) else "is no run directory"
+        raise ConfigError(f"'{folder}' {state}; make a run with: slimctr train --data DIR --out RUN")
     try:
         spec = ModelSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
-        lineage = Lineage.model_validate_json((folder / LINEAGE_FILE).read_bytes())
         metrics = json.loads((folder / METRICS_FILE).read_bytes())
         with torch.random.fork_rng(devices=[]):
             model = build_model(spec)
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, ValidationError, ValueError, SafetensorError, RuntimeError) as error:
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise ConfigError(f"run '{folder}' cannot be read: {error}") from error
-    return Run(folder, spec, model.eval(), read_config(folder), lineage, metrics)
-
-
-def make_run_directory(folder: Path) -> None:
-    """Create the folder of a run. Raises ConfigError when something else is in its place."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run directory '{folder}' cannot be made: {error}") from error
-
-
-def write_config(folder: Path, config: TrainConfig) -> None:
-    """Write the resolved configuration of a run."""
-    _write(folder / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+    return Run(folder, spec, model.eval(), read_config(folder), read_lineage(folder), metrics)
 
 
 def read_config(folder: Path) -> TrainConfig:
     """Read the resolved configuration of a run. Raises ConfigError when it is missing or does not fit."""
     return TrainConfig.resolve(read_settings(folder / CONFIG_FILE))
+
+
+def read_lineage(folder: Path) -> Lineage:
+    """Read the lineage of a run. Raises ConfigError when it is missing or does not fit."""
+    try:
+        return Lineage.model_validate_json((folder / LINEAGE_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"lineage of run '{folder}' cannot be read: {error}") from error
 
 
 def git_revision() -> str | None:
