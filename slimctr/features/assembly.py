@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from slimctr.errors import BadValue
 from slimctr.features.batch import Bag, EncodedBatch
+from slimctr.features.cells import Cells
 from slimctr.features.columns import (
     Column,
     TextColumn,
     key_integers,
-    key_texts,
+    key_numbers,
     missing_field,
-    numbers,
     row_of,
     split_bags,
 )
@@ -26,8 +26,34 @@ from slimctr.native.keys import RUN, encode_integers, encode_text
 Run = tuple[int, int, int, int, int, int]
 """One record of `slimctr.native.keys.RUN`."""
 
-# Joining all cells and finding the separators in the bytes is several times faster than encoding each cell.
-_SEPARATOR = "\0"
+
+class _Numbers:
+    """The cells of all numeric fields of one bucketing."""
+
+    def __init__(self, bucketing: Bucketing) -> None:
+        self._bucketing = bucketing
+        self._cells = Cells()
+        self._cell_runs: list[Run] = []
+        self._arrays: list[NDArray[np.float64]] = []
+        self._array_runs: list[Run] = []
+
+    def add(self, field: Field, column: Column, run: Run, log: bool) -> None:
+        if isinstance(column, TextColumn):
+            raise BadValue(field.name, "a numeric field takes numbers, not text")
+        if isinstance(column, np.ndarray):
+            self._arrays.append(key_numbers(field, column, log))
+            self._array_runs.append(run)
+        else:
+            self._cells.add(field, column)
+            self._cell_runs.append(run)
+
+    @property
+    def runs(self) -> list[Run]:
+        return self._cell_runs + self._array_runs
+
+    def buckets(self) -> NDArray[np.int64]:
+        """Buckets in the order of `runs`. Raises BadValue."""
+        return bucket_numbers(np.concatenate([self._cells.numbers(), *self._arrays]), self._bucketing)
 
 
 class Assembly:
@@ -45,15 +71,12 @@ class Assembly:
         self._columns = {position: column for column, position in enumerate(schema.single)}
         self._size = max(count, 1) * len(schema.single)
         self._bags: list[tuple[int, int, NDArray[np.int64]]] = []
-        self._cells: list[str] = []
-        self._cell_sources: list[tuple[Field, list[str], NDArray[np.int64] | None]] = []
+        self._cells = Cells()
         self._cell_runs: list[Run] = []
         self._texts: list[tuple[TextColumn, Run]] = []
         self._integers: list[NDArray[np.int64]] = []
         self._integer_runs: list[Run] = []
-        self._numbers: dict[
-            tuple[str, tuple[float, ...]], tuple[Bucketing, list[NDArray[np.float64]], list[Run]]
-        ] = {}
+        self._numbers: dict[tuple[str, tuple[float, ...]], _Numbers] = {}
 
     def add(self, position: int, column: Column) -> None:
         """Take the column of field number `position`. Raises BadValue, MissingField."""
@@ -65,10 +88,10 @@ class Assembly:
             column, bag_offsets = split_bags(field, column)
         run = self._run(position, len(column), bag_offsets)
         if field.bucketing is not None:
-            group = (field.bucketing.kind, field.bucketing.edges)
-            _, parts, runs = self._numbers.setdefault(group, (field.bucketing, [], []))
-            parts.append(numbers(field, column, self._log))
-            runs.append(run)
+            kind = field.bucketing.kind, field.bucketing.edges
+            if kind not in self._numbers:
+                self._numbers[kind] = _Numbers(field.bucketing)
+            self._numbers[kind].add(field, column, run, self._log)
         elif isinstance(column, TextColumn):
             if field.required and (empty := column.ends == column.starts).any():
                 raise missing_field(field, row_of(int(np.argmax(empty)), bag_offsets))
@@ -77,35 +100,30 @@ class Assembly:
             self._integers.append(key_integers(field, column))
             self._integer_runs.append(run)
         else:
-            cells = key_texts(field, column, bag_offsets)
-            self._cells += cells
-            self._cell_sources.append((field, cells, bag_offsets))
+            self._cells.add(field, column, bag_offsets)
             self._cell_runs.append(run)
 
     def look_up(self, vocabulary: Vocabulary) -> EncodedBatch:
-        """Return the batch. Raises BadValue for a string that is not valid Unicode."""
+        """Return the batch. Raises BadValue."""
         out = np.empty(self._size, np.int32)
         table = vocabulary.key_table
         done = []
         if self._cell_runs:
-            runs = np.array(self._cell_runs, RUN)
-            encode_text(table, *self._joined_cells(), runs, out)
-            done.append(runs)
+            done.append(np.array(self._cell_runs, RUN))
+            encode_text(table, *self._cells.texts(), done[-1], out)
         for column, run in self._texts:
-            runs = np.array([run], RUN)
+            done.append(np.array([run], RUN))
             try:
-                encode_text(table, column.data, column.starts, column.ends, runs, out)
+                encode_text(table, column.data, column.starts, column.ends, done[-1], out)
             except (TypeError, ValueError) as error:
                 raise BadValue(self._schema.names[run[0]], f"text column: {error}") from None
-            done.append(runs)
-        for bucketing, parts, number_runs in self._numbers.values():
-            self._integers.append(bucket_numbers(np.concatenate(parts), bucketing))
-            self._integer_runs += number_runs
+        for group in self._numbers.values():
+            self._integers.append(group.buckets())
+            self._integer_runs += group.runs
         if self._integer_runs:
-            runs = np.array(self._integer_runs, RUN)
-            encode_integers(table, np.concatenate(self._integers), runs, out)
-            done.append(runs)
-        return self._batch(out, np.concatenate(done))
+            done.append(np.array(self._integer_runs, RUN))
+            encode_integers(table, np.concatenate(self._integers), done[-1], out)
+        return self._batch(out, done)
 
     def _run(self, position: int, keys: int, bag_offsets: NDArray[np.int64] | None) -> Run:
         if bag_offsets is None:
@@ -115,43 +133,16 @@ class Assembly:
         self._bags.append((position, start, bag_offsets))
         return position, keys, start, 1, 0, 0
 
-    def _joined_cells(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-        """All text cells as one buffer, with the first byte of each and the byte behind it."""
-        try:
-            data = np.frombuffer(_SEPARATOR.join(self._cells).encode(), np.uint8)
-            separators = np.flatnonzero(data == 0)
-            if len(separators) != len(self._cells) - 1:
-                column = TextColumn.of(self._cells)
-                return column.data, column.starts, column.ends
-        except UnicodeEncodeError:
-            raise self._bad_unicode() from None
-        starts, ends = np.empty((2, len(self._cells)), np.int64)
-        starts[0], ends[-1] = 0, len(data)
-        ends[:-1] = separators
-        np.add(separators, 1, out=starts[1:])
-        return data, starts, ends
-
-    def _bad_unicode(self) -> BadValue:
-        for field, cells, bag_offsets in self._cell_sources:
-            for position, cell in enumerate(cells):
-                try:
-                    cell.encode()
-                except UnicodeEncodeError:
-                    row = row_of(position, bag_offsets)
-                    return BadValue(
-                        field.name, "the string holds half a surrogate pair: not valid Unicode", row, cell
-                    )
-        raise AssertionError("every cell encodes alone, so all of them do together")
-
-    def _batch(self, out: NDArray[np.int32], runs: NDArray[np.void]) -> EncodedBatch:
+    def _batch(self, out: NDArray[np.int32], done: list[NDArray[np.void]]) -> EncodedBatch:
         count, singles = self._count, len(self._columns)
         ids = out[: count * singles].reshape(count, singles)
         constant = [self._columns[position] for position in self._repeated if position in self._columns]
         ids[1:, constant] = ids[:1, constant]
         bags = tuple(self._bag(out, *place) for place in self._bags)
         oov, missing = np.zeros((2, len(self._schema.fields)), np.int64)
-        oov[runs["field"]] = runs["unlisted"]
-        missing[runs["field"]] = runs["missing"]
+        for runs in done:
+            oov[runs["field"]] = runs["unlisted"]
+            missing[runs["field"]] = runs["missing"]
         for position in self._repeated:
             oov[position] *= count
             missing[position] *= count

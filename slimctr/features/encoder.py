@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from slimctr.errors import BadValue, FeatureError, UnknownField
 from slimctr.features.assembly import Assembly
 from slimctr.features.batch import Bag, EncodedBatch
-from slimctr.features.columns import Column, TextColumn, missing_field
+from slimctr.features.columns import Column, TextColumn, json_name, missing_field
 from slimctr.features.schema import FeatureSchema
 from slimctr.features.vocabulary import Vocabulary
 
@@ -53,11 +53,11 @@ class Encoder:
         return self._encode_columns(columns, log=False)
 
     def encode_log(self, columns: Mapping[str, Column]) -> EncodedBatch:
-        """Encode columns of a click log: numeric fields also take text, and NaN for missing."""
+        """Encode columns of a click log: as `encode_columns`, and NaN in an array of numbers is missing."""
         return self._encode_columns(columns, log=True)
 
     def encode_slate(self, context: Row, candidates: Sequence[Row]) -> EncodedBatch:
-        """Encode one context with B candidates: the batch of its expanded rows, with the context encoded once.
+        """Encode one context with B candidates: the batch of its expanded rows; the context is encoded once.
 
         Raises BadValue (also for a field in both), UnknownField, MissingField; their `row` is the
         candidate, None for the context.
@@ -142,7 +142,7 @@ class Encoder:
         for name, column in zip(self.schema.names, given, strict=True):
             if column is None:
                 continue
-            length = _instances(column)
+            length = _instances(name, column)
             if first is None:
                 first, count = name, length
             elif length != count:
@@ -171,7 +171,11 @@ class Encoder:
             raise
 
 
-def _instances(column: Column) -> int:
+def _instances(name: str, column: Column) -> int:
+    if not isinstance(column, list | tuple | np.ndarray | TextColumn):
+        raise BadValue(
+            name, f"a column is a list of one value per row, not {json_name(column)}", None, column
+        )
     if isinstance(column, TextColumn) and column.bag_offsets is not None:
         return len(column.bag_offsets) - 1
     return len(column)

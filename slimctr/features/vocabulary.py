@@ -157,7 +157,7 @@ def _seed(field: Field, attempt: int) -> int:
 
 
 def _place(field: Field, column: TextColumn) -> tuple[int, NDArray[np.int64], NDArray[np.uint32]]:
-    """Return seed, bucket sizes int64 (buckets,) and entries uint32 (n, 2) of one field, without collision."""
+    """Return seed, bucket sizes int64 (buckets,) and entries uint32 (n, 2) of a field, without collision."""
     buckets = -(-len(column) // VALUES_PER_BUCKET)
     for attempt in range(ATTEMPTS):
         seed = _seed(field, attempt)
