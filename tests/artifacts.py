@@ -73,8 +73,8 @@ def build_artifact(
 ) -> Path:
     """Publish a version of `model` in the store at `root` and return its directory.
 
-    The float and the compressed version of one seed are one model, the second quantized. `changes` replace keys
-    of the manifest draft.
+    The float and the compressed version of one seed are one model, the second quantized. `changes` replace
+    keys of the manifest draft.
     """
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)

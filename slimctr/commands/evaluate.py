@@ -1,0 +1,99 @@
+"""`slimctr evaluate`: a stored version scores a split of an encoded data set through the serving engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from model_store.manifest import Manifest
+    from slimctr.clicklogs import Dataset, Split
+    from slimctr.scoring import Scorer
+
+FIGURES = ("auc", "logloss", "ne", "calibration", "ece")
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="Version to score: NAME, NAME@VERSION or NAME@LABEL.")],
+    data: Annotated[Path, typer.Option(help="Encoded data set, from `slimctr data prepare`.")],
+    store: Annotated[Path, typer.Option(help="Root directory of the model store.")] = Path("./models"),
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows of one call of the engine.")] = 1024,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the network.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score a split with a stored version, as the service would, and print its quality.
+
+    Example: slimctr evaluate --store ./models --model ctr@stable --data data/frappe
+    """
+    import json
+
+    from rich.console import Console
+
+    from model_store.store import ModelStore
+    from slimctr.clicklogs import Dataset
+    from slimctr.scoring import Scorer
+
+    models = ModelStore(store)
+    name, version = models.resolve(model)
+    dataset = Dataset(data)
+    require_same_rows(models.manifest(name, version), dataset)
+    console = Console(stderr=True)
+    with console.status(f"scoring {split} with {name}@{version}"):
+        scorer = Scorer.open(models.path(name, version), threads)
+        scorer.check_golden()
+        scorer.warm_up()
+        figures = evaluate_split(scorer, dataset.stream(split, batch_rows))
+    result = {"model": name, "version": str(version), "split": split, **figures, "bytes": scorer.bytes}
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(f"{name}@{version} on {split}: {figures['rows']:,} rows, {figures['clicks']:,} clicks")
+    typer.echo("  ".join(f"{figure} {figures[figure]:.6f}" for figure in FIGURES))
+    speed = f"{figures['rows_per_second']:,.0f} rows/s"
+    typer.echo(f"{speed} of lookup and network in batches of {batch_rows}, threads {threads}")
+
+
+def require_same_rows(manifest: Manifest, dataset: Dataset) -> None:
+    """Raise ConfigError unless the row ids of `dataset` mean the same values to the version of `manifest`."""
+    from model_store.artifact import VOCABULARY_FILE
+    from slimctr.errors import ConfigError
+    from slimctr.scoring import encoder_digest
+
+    base_vocabulary, encoder = encoder_digest(dataset.schema, dataset.path / VOCABULARY_FILE)
+    theirs = (manifest.base_vocabulary, manifest.encoder)
+    if theirs != (base_vocabulary, encoder):
+        part = "vocabulary" if theirs[0] != base_vocabulary else "schema"
+        raise ConfigError(
+            f"{manifest.model}@{manifest.version} was trained with another {part} than that of "
+            f"{dataset.path}: evaluate it on the data set of its training, or train again on this one"
+        )
+    if manifest.files[VOCABULARY_FILE].sha256 != base_vocabulary:
+        raise ConfigError(
+            f"{manifest.model}@{manifest.version} has renumbered rows: encoded row ids do not fit its tables"
+        )
+
+
+def evaluate_split(scorer: Scorer, splits: Iterable[Split]) -> dict[str, Any]:
+    """Return `slimctr.quality.summary` of all rows, and rows per second of lookup and network together."""
+    import time
+
+    import numpy as np
+
+    from slimctr.quality import summary
+
+    labels: list[np.ndarray] = []
+    logits: list[np.ndarray] = []
+    seconds = 0.0
+    for split in splits:
+        started = time.perf_counter()
+        logits.append(scorer.logits(split.batch))
+        seconds += time.perf_counter() - started
+        labels.append(split.labels)
+    figures = summary(np.concatenate(labels), np.concatenate(logits))
+    return {**figures, "rows_per_second": figures["rows"] / seconds}

@@ -1,0 +1,191 @@
+"""`slimctr models`: list, show, verify, label and remove stored versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from model_store.manifest import Manifest
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+Store = Annotated[Path, typer.Option(help="Root directory of the model store.")]
+Reference = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@LABEL.")]
+DEFAULT_STORE = Path("./models")
+
+
+@app.command("list")
+def list_models(store: Store = DEFAULT_STORE) -> None:
+    """List every version with its labels, method and bytes.
+
+    Example: slimctr models list --store ./models
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from model_store.store import ModelStore
+
+    models = ModelStore(store)
+    table = Table("model", "version", "labels", "method")
+    for column in ("payload bytes", "artifact bytes", "test auc"):
+        table.add_column(column, justify="right")
+    for name in models.models():
+        labels = models.labels(name)
+        for version in models.versions(name):
+            manifest = models.manifest(name, version)
+            auc = manifest.evaluation.get("auc")
+            table.add_row(
+                *(name, str(version), ", ".join(labels.pointing_to(version)), _method(manifest)),
+                *(f"{manifest.bytes.payload:,}", f"{manifest.artifact_bytes:,}"),
+                "" if auc is None else f"{auc:.6f}",
+            )
+    if table.row_count == 0:
+        typer.echo(f"{store} holds no model; `slimctr publish` adds one")
+        return
+    Console().print(table)
+
+
+@app.command()
+def show(
+    reference: Reference,
+    store: Store = DEFAULT_STORE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
+) -> None:
+    """Show one version: method, bytes, tables, quality and fidelity.
+
+    Example: slimctr models show ctr@stable --store ./models
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from model_store.store import ModelStore
+
+    models = ModelStore(store)
+    name, version = models.resolve(reference)
+    manifest = models.manifest(name, version)
+    if as_json:
+        typer.echo(manifest.model_dump_json(indent=1))
+        return
+    facts = {
+        "version": f"{name}@{version}",
+        "labels": ", ".join(models.labels(name).pointing_to(version)) or "none",
+        "created": manifest.created,
+        "method": _method(manifest),
+        "payload": _bytes(manifest.bytes.payload, manifest.bytes.original_payload),
+        "artifact": _bytes(manifest.artifact_bytes, manifest.bytes.original_artifact),
+        "network": f"width {manifest.network.width}, opset {manifest.network.opset}",
+        "evaluation": _figures(manifest.evaluation),
+        "fidelity": _figures(manifest.fidelity),
+        "encoder": manifest.encoder,
+    }
+    typer.echo("\n".join(f"{key:11s} {value}" for key, value in facts.items()))
+    table = Table("field", "role", "codec", "bits (rows)")
+    for column in ("rows", "dim"):
+        table.add_column(column, justify="right")
+    for stored in manifest.tables:
+        bits = ", ".join(f"{segment.bits} ({segment.rows:,})" for segment in stored.segments)
+        codec = stored.codec if stored.layout is None else f"{stored.codec} {stored.layout}"
+        table.add_row(stored.field, stored.role, codec, bits, f"{stored.rows:,}", str(stored.dim))
+    Console().print(table)
+
+
+@app.command()
+def verify(
+    reference: Annotated[
+        str | None, typer.Argument(help="NAME, NAME@VERSION or NAME@LABEL; every version without it.")
+    ] = None,
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Hash every file again and score the golden rows through the engine; status 1 when a version fails.
+
+    Example: slimctr models verify ctr@7 --store ./models
+    """
+    from model_store.errors import StoreError
+    from model_store.store import ModelStore
+    from slimctr.errors import EngineError
+    from slimctr.scoring import Scorer
+
+    models = ModelStore(store)
+    if reference is not None:
+        chosen = [models.resolve(reference)]
+    else:
+        chosen = [(name, version) for name in models.models() for version in models.versions(name)]
+    failures = 0
+    for name, version in chosen:
+        try:
+            models.verify(name, version)
+            scorer = Scorer.open(models.path(name, version))
+            difference = scorer.check_golden()
+            scorer.close()
+        except (StoreError, EngineError) as problem:
+            failures += 1
+            typer.echo(f"{name}@{version}: FAILED: {problem}")
+        else:
+            typer.echo(f"{name}@{version}: ok, golden rows within {difference:.2g}")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def label(
+    reference: Reference,
+    label: Annotated[str, typer.Argument(help="Name of the label, for example stable.")],
+    store: Store = DEFAULT_STORE,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the label instead.")] = False,
+    expected_revision: Annotated[
+        int | None, typer.Option(help="Refuse unless the labels are at this revision.")
+    ] = None,
+) -> None:
+    """Point a label to a version, or remove it; a running service follows.
+
+    Example: slimctr models label ctr@7 stable --store ./models
+    """
+    from model_store.store import ModelStore
+
+    models = ModelStore(store)
+    name, version = models.resolve(reference)
+    if remove:
+        labels = models.remove_label(name, label, expected_revision)
+        typer.echo(f"{name}: label {label} removed, revision {labels.revision}")
+        return
+    labels = models.set_label(name, label, version, expected_revision)
+    typer.echo(f"{name}: {label} → {version}, revision {labels.revision}")
+
+
+@app.command()
+def remove(
+    reference: Annotated[str, typer.Argument(help="NAME@VERSION, with the number of the version.")],
+    store: Store = DEFAULT_STORE,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a version for ever; refused while a label points to it.
+
+    Example: slimctr models remove ctr@7 --store ./models --yes
+    """
+    from model_store.store import ModelStore
+
+    name, _, number = reference.partition("@")
+    if not number.isdecimal():
+        raise typer.BadParameter("name the version to delete by its number: NAME@VERSION")
+    models = ModelStore(store)
+    name, version = models.resolve(reference)
+    if not yes:
+        typer.confirm(f"Delete {name}@{version} from {store}?", abort=True)
+    models.remove(name, version)
+    typer.echo(f"{name}@{version} removed")
+
+
+def _method(manifest: Manifest) -> str:
+    return "+".join(str(step.get("method", "?")) for step in manifest.method) or "float"
+
+
+def _bytes(size: int, original: int | None) -> str:
+    ratio = f", {original / size:.2f} times smaller than the original" if original and size else ""
+    return f"{size:,} bytes{ratio}"
+
+
+def _figures(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.6g}" for name, value in figures.items()) or "none"
