@@ -1,6 +1,6 @@
 """Which variant a unit gets: a pure function of seed, unit, coverage and weights (GrowthBook hash version 2).
 
-The hash is FNV-1a (32 bits) over ASCII, applied twice; the published vectors of GrowthBook SDKs are the tests.
+The hash is FNV-1a (32 bits) over ASCII, applied twice; GrowthBook's published vectors are the tests.
 Units are ASCII because published SDKs hash UTF-16 units, code points or bytes and differ outside ASCII.
 """
 

@@ -1,7 +1,7 @@
 """The outcome join: pure rules from exposures and outcomes to row states and sums, on records in memory.
 
-A state backend loads the records a step touches, lets the step work on a `Ledger`, and stores what it changed in
-one transaction. Steps have no effect but on the ledger, so a backend may run one again after a conflict.
+A state backend loads the records a step touches, lets the step work on a `Ledger`, and stores what it changed
+in one transaction. Steps have no effect but on the ledger, so a backend may run one again after a conflict.
 """
 
 from collections.abc import Iterable, Mapping
@@ -46,13 +46,17 @@ class Ledger:
         self.new_reports: dict[str, Outcome] = {}
         self.verdicts_of_early: list[Verdict] = []
 
+    def record(self, request_id: str) -> Record:
+        """Return what is known of a request, an empty record when that is nothing."""
+        return self._records.get(request_id, Record())
+
     def deltas(self) -> dict[Cell, CellSums]:
         """Return what the steps add to the sums."""
         return self._tally.deltas()
 
     def expose(self, exposure: Exposure) -> bool:
-        """Add an exposure; outcomes that came before it join now. The first of a kind wins: False for others."""
-        record = self._records.get(exposure.request_id, Record())
+        """Add an exposure and join what came before it; False when it is not the first of its kind."""
+        record = self.record(exposure.request_id)
         known = record.exposure
         if known is not None and not known.same_scoring(exposure):
             return False
@@ -80,7 +84,7 @@ class Ledger:
                 return Verdict(Status.DUPLICATE, self._experiment_of(outcome))
             if not same_row or not outcome.restate:
                 return Verdict(Status.CONFLICT, self._experiment_of(outcome))
-        record = self._records.get(outcome.request_id, Record())
+        record = self.record(outcome.request_id)
         if record.exposure is None:
             self._store(outcome.request_id, replace(record, early=(*record.early, outcome)))
             self._remember(outcome)
@@ -92,8 +96,8 @@ class Ledger:
 
     def mature(self, request_id: str, now: float) -> int:
         """Count the open rows of a request as non-clicks if their time has come; return how many."""
-        record = self._records.get(request_id)
-        if record is None or record.due_at is None or record.due_at > now:
+        record = self.record(request_id)
+        if record.due_at is None or record.due_at > now:
             return 0
         states = bytearray(record.states)
         open_rows = [index for index, state in enumerate(states) if state == RowState.OPEN]
@@ -105,7 +109,7 @@ class Ledger:
         return len(open_rows)
 
     def _apply(self, outcome: Outcome) -> Verdict:
-        record = self._records[outcome.request_id]
+        record = self.record(outcome.request_id)
         exposure = record.exposure
         if exposure is None or outcome.index >= exposure.rows:
             return Verdict(Status.ORPHAN)
@@ -140,7 +144,7 @@ class Ledger:
         self._tally.decline(exposure, states.count(RowState.DECLINED))
 
     def _experiment_of(self, outcome: Outcome) -> str | None:
-        exposure = self._records.get(outcome.request_id, Record()).exposure
+        exposure = self.record(outcome.request_id).exposure
         return None if exposure is None else exposure.experiment
 
     def _store(self, request_id: str, record: Record) -> None:

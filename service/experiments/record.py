@@ -12,7 +12,7 @@ Logits = NDArray[np.float32]
 
 
 class Kind(StrEnum):
-    """How the rows of an exposure were scored: for a response, or twice (served and shadow) for comparison."""
+    """How the rows of an exposure were scored: for a response, or by two variants for comparison."""
 
     LIVE = "live"
     SHADOW = "shadow"
