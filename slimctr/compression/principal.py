@@ -114,9 +114,9 @@ def energy_rank(eigenvalues: Array, share: float) -> int:
 def greedy_ranks(spectra: list[Array], rows: list[int], budget_bytes: int) -> list[int]:
     """Share a byte budget of float32 codes between tables: the next axis goes where it buys most variance.
 
-    `spectra[t]` are the eigenvalues of table t, `rows[t]` its rows. Every table starts at rank 1; the table with
-    the largest next eigenvalue / (4 * rows) gains an axis while the budget allows. Raises ValueError when rank 1
-    everywhere exceeds the budget.
+    `spectra[t]` are the eigenvalues of table t, `rows[t]` its rows. Every table starts at rank 1; the table
+    with the largest next eigenvalue / (4 * rows) gains an axis while the budget allows. Raises ValueError
+    when rank 1 everywhere exceeds the budget.
     """
     ranks = [1] * len(spectra)
     spent = sum(4 * count for count in rows)

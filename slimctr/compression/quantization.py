@@ -47,10 +47,11 @@ def quantize_rows(
 ) -> RowCodes:
     """Quantize each row of `table` (N, d) on its own range.
 
-    Scale and minimum are rounded to `dtype` first and the codes are taken from the rounded values, so the codes
-    are the best for what will be read. With `shrink` (default: below 8 bits) the range is also tried narrowed
-    about its middle by 1.00, 0.98, .., 0.50 and each row keeps the factor of its least squared error. A constant
-    row has scale 0 and codes 0. Raises ValueError for values that are not finite or do not fit `dtype`.
+    Scale and minimum are rounded to `dtype` first and the codes are taken from the rounded values, so the
+    codes are the best for what will be read. With `shrink` (default: below 8 bits) the range is also tried
+    narrowed about its middle by 1.00, 0.98, .., 0.50 and each row keeps the factor of its least squared
+    error. A constant row has scale 0 and codes 0. Raises ValueError for values that are not finite or do
+    not fit `dtype`.
     """
     values = np.asarray(table, dtype=np.float32)
     _require_finite(values)
@@ -96,9 +97,9 @@ def quantize_columns(
 ) -> ColumnCodes:
     """Quantize each column of `table` (N, d) with one step, clipped where the squared error is least.
 
-    The range of a column is tried narrowed toward its (weighted) mean by 1.00, 0.98, .., 0.10; errors count row
-    i `weights[i]` times. The step of a column folds into the basis of a low-rank table. Raises ValueError for
-    values that are not finite.
+    The range of a column is tried narrowed toward its (weighted) mean by 1.00, 0.98, .., 0.10; errors count
+    row i `weights[i]` times. The step of a column folds into the basis of a low-rank table. Raises
+    ValueError for values that are not finite.
     """
     values = np.asarray(table, dtype=np.float32)
     _require_finite(values)

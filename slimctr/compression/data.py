@@ -1,0 +1,39 @@
+"""The data of a run: checked to be the run's own, loaded once, with its usage counts."""
+
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimctr.clicklogs import Dataset
+from slimctr.errors import ConfigError
+from slimctr.training import Run, TensorSplit
+
+
+def data_of_run(run: Run, path: Path | None = None) -> Dataset:
+    """Open the encoded data set of `run` at `path`, or where its lineage says.
+
+    Raises ConfigError when it is another data set than the one that the run was trained on.
+    """
+    dataset = Dataset(path or Path(run.lineage.data))
+    digests = {name: entry["sha256"] for name, entry in dataset.info["files"].items()}
+    if digests != run.lineage.data_sha256:
+        raise ConfigError(f"data set '{dataset.path}' is not the one of run '{run.path}'")
+    return dataset
+
+
+class CompressionData:
+    """The splits of a data set as tensors and its training counts, each read when first needed."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.split = cache(self._split)
+
+    def _split(self, name: str) -> TensorSplit:
+        return TensorSplit.of(self.dataset.load(name))
+
+    @cached_property
+    def counts(self) -> list[NDArray[np.int64]]:
+        """Training occurrences of every row (N_f,), one array per field in schema order."""
+        return [self.dataset.counts(name) for name in self.dataset.schema.names]

@@ -1,0 +1,97 @@
+"""The registry of compression methods: a name, its settings, and the function that makes a smaller model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slimctr.compression.data import CompressionData
+from slimctr.errors import CompressionError
+from slimctr.networks import CtrModel, ModelSpec
+from slimctr.networks.params import nearest
+
+
+class Settings(BaseModel):
+    """Settings of every method: frozen, unknown names refused.
+
+    After the method, the model is trained on for `epochs` epochs at `learning_rate_factor` times the
+    learning rate of the run; with `train_codes` false only the network, the bases and the means move.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: Annotated[int, Field(ge=0)]
+    learning_rate_factor: Annotated[float, Field(gt=0)] = 0.1
+    train_codes: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A smaller model, before any fine-tuning, and what is worth keeping about how it was made (JSON)."""
+
+    model: CtrModel
+    statistics: dict[str, Any]
+
+
+Config = TypeVar("Config", bound=Settings)
+Transform = Callable[[CtrModel, CompressionData, Config], Outcome]
+Objection = Callable[[ModelSpec, Config], str | None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method. `objection` says why it may not follow what was done before, or None."""
+
+    name: str
+    config: type[Settings]
+    transform: Transform[Any]
+    objection: Objection[Any]
+
+    def configure(self, settings: Mapping[str, Any]) -> Settings:
+        """Check settings and fill in defaults. Raises CompressionError naming the setting."""
+        for name in settings:
+            if name not in self.config.model_fields:
+                raise CompressionError(
+                    f"method '{self.name}' has no setting '{name}'{nearest(name, self.config.model_fields)}; "
+                    f"it has {', '.join(self.config.model_fields)}"
+                )
+        try:
+            return self.config(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "settings"
+            raise CompressionError(
+                f"setting '{where}' of method '{self.name}': {first['msg']}, got {first['input']!r}"
+            ) from None
+
+    def apply(self, model: CtrModel, data: CompressionData, config: Settings) -> Outcome:
+        """Return a compressed copy of `model`. Raises CompressionError when the method does not apply."""
+        if reason := self.objection(model.spec, config):
+            raise CompressionError(f"'{self.name}' cannot be applied here: {reason}")
+        return self.transform(model, data, config)
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str, config: type[Config], objection: Objection[Config]
+) -> Callable[[Transform[Config]], Transform[Config]]:
+    """Register the decorated function as compression method `name`."""
+
+    def register(transform: Transform[Config]) -> Transform[Config]:
+        METHODS[name] = Method(name, config, transform, objection)
+        return transform
+
+    return register
+
+
+def find_method(name: str) -> Method:
+    """Return the method `name`. Raises CompressionError with the nearest known name."""
+    if name not in METHODS:
+        raise CompressionError(
+            f"unknown compression method '{name}'{nearest(name, METHODS)}; "
+            f"known: {', '.join(sorted(METHODS))}"
+        )
+    return METHODS[name]

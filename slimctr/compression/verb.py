@@ -1,0 +1,155 @@
+"""The verb `compress`: applies a chain of methods to a run, trains on, measures, writes another run."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimctr.compression.data import CompressionData, data_of_run
+from slimctr.compression.method import Settings
+from slimctr.compression.recipes import Step, chain
+from slimctr.compression.report import REPORT_FILE, Candidate, build_report, model_bytes
+from slimctr.errors import ConfigError
+from slimctr.networks import CtrModel
+from slimctr.training import (
+    EpochRecord,
+    Lineage,
+    MethodStep,
+    Run,
+    Scores,
+    TrainConfig,
+    TrainingProgress,
+    fit,
+    git_revision,
+    load_run,
+    save_run,
+    score,
+)
+from slimctr.training.job import set_untrained_oov_rows
+
+SPLITS = ("valid", "test")
+
+
+def compress(
+    run: Run,
+    method: str,
+    settings: Mapping[str, Any],
+    data: Path | None,
+    out: Path,
+    *,
+    progress: TrainingProgress | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """Compress `run` by a method, a chain of methods or a recipe, and write the result to `out` with a
+    report.
+
+    `data` is the encoded data set the run was trained on (None: where its lineage says). Each step is
+    fine-tuned as its settings say, on the same training rows, and keeps the weights of the best validation
+    AUC. Test rows are scored once, at the end. Raises CompressionError for unknown names or settings and
+    for a chain that makes no sense, ConfigError when `out` is not empty or the data set is not the run's.
+    """
+    steps = chain(method, settings)
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"'{out}' is not empty; choose another --out")
+    source = CompressionData(data_of_run(run, data))
+    model, done, history = run.model, [], []
+    for step in steps:
+        announce(f"{step.method.name} {_told(step.config)}".rstrip())
+        model, record, epochs = _apply(step, model, run.config, source, progress)
+        done.append(record)
+        history.extend(epochs)
+    announce("scoring validation and test rows")
+    scores = _scores(model, source)
+    models = {name: Candidate(model_bytes(other), _scores(other, source)) for name, other in _ancestors(run)}
+    report = build_report({**models, "compressed": Candidate(model_bytes(model), scores)})
+    metrics = {split: report["compressed"][split] for split in SPLITS}
+    compressed = Run(out, model.spec, model, run.config, _lineage(run, done, source), metrics)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / REPORT_FILE).write_text(json.dumps(report, indent=2))
+    save_run(compressed, history)
+    return compressed
+
+
+def _apply(
+    step: Step, model: CtrModel, config: TrainConfig, data: CompressionData, progress: TrainingProgress | None
+) -> tuple[CtrModel, MethodStep, list[EpochRecord]]:
+    started = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        outcome = step.method.apply(model, data, step.config)
+    history = fine_tune(outcome.model, config, step.config, data, progress) if step.config.epochs else []
+    best = max((record.valid_auc for record in history), default=None)
+    record = MethodStep(
+        method=step.method.name,
+        settings=step.config.model_dump(mode="json"),
+        seconds=round(time.perf_counter() - started, 3),
+        statistics={**outcome.statistics, "epochs_trained": len(history), "best_valid_auc": best},
+    )
+    return outcome.model, record, history
+
+
+def fine_tune(
+    model: CtrModel,
+    config: TrainConfig,
+    settings: Settings,
+    data: CompressionData,
+    progress: TrainingProgress | None = None,
+) -> list[EpochRecord]:
+    """Train a compressed model on in place: fresh Adam, log-loss only, the epoch of best validation AUC is
+    kept.
+
+    Rows of codes that are integers never move; with `train_codes` false float rows do not move either.
+    """
+    adjusted = config.changed(
+        epochs=settings.epochs,
+        learning_rate=config.learning_rate * settings.learning_rate_factor,
+        schedule="plateau",
+    )
+    rows = [*model.tables.parameters(), *(model.wide.parameters() if model.wide is not None else ())]
+    for parameter in rows:
+        parameter.requires_grad_(settings.train_codes)
+    history = fit(model, adjusted, data.split("train"), data.split("valid"), progress=progress)
+    for parameter in rows:
+        parameter.requires_grad_(True)
+    if settings.train_codes:
+        set_untrained_oov_rows(model, data.counts)
+    return history
+
+
+def _ancestors(run: Run) -> list[tuple[str, CtrModel]]:
+    """The float original and, where it is another model, the parent: what the report compares with."""
+    original = run
+    while original.lineage.parent is not None:
+        try:
+            original = load_run(original.lineage.parent)
+        except ConfigError:
+            return [("parent", run.model)]
+    return (
+        [("original", run.model)]
+        if original is run
+        else [("original", original.model), ("parent", run.model)]
+    )
+
+
+def _scores(model: CtrModel, data: CompressionData) -> dict[str, Scores]:
+    return {
+        split: Scores(score(model, data.split(split)), data.split(split).labels.numpy()) for split in SPLITS
+    }
+
+
+def _lineage(run: Run, done: list[MethodStep], data: CompressionData) -> Lineage:
+    return run.lineage.model_copy(
+        update={
+            "git_revision": git_revision(),
+            "data": str(data.dataset.path),
+            "parent": str(run.path),
+            "methods": (*run.lineage.methods, *done),
+        }
+    )
+
+
+def _told(config: Settings) -> str:
+    """The settings that differ from their defaults, as a person would type them."""
+    return " ".join(f"{name}={value}" for name, value in config.model_dump(exclude_defaults=True).items())

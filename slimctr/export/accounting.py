@@ -1,0 +1,75 @@
+"""Counts the bytes of an artifact by component, and those of the float original over the same vocabulary."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+from model_store.artifact import GOLDEN_FILE, NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
+from model_store.manifest import Bytes
+from slimctr.export.folding import fold_network
+from slimctr.export.onnx_network import onnx_bytes
+from slimctr.export.tables import StoredTables, tensor_name
+from slimctr.networks import ModelSpec, build_model, float_spec
+
+
+def count_bytes(spec: ModelSpec, tables: StoredTables, folder: Path) -> Bytes:
+    """Return the byte figures of the files in `folder`; components add up to all files but the manifest.
+
+    The original is the float32 model of the same network, vocabulary and golden rows. Its network is
+    exported to be measured, its tables are computed.
+    """
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+    payload = sum(tables.payload_by_role.values())
+    components = {
+        **tables.payload_by_role,
+        "column_scales": tables.scale_bytes,
+        "table_headers": sizes[TABLES_FILE] - payload - tables.scale_bytes,
+        "network": sizes[NETWORK_FILE],
+        "vocabulary": sizes[VOCABULARY_FILE],
+        "golden": sizes[GOLDEN_FILE],
+    }
+    original_payload = 4 * sum(spec.rows) * (spec.dim + (1 if spec.wide else 0))
+    original_tables = original_payload + _float_header_bytes(spec)
+    original_network = _float_network_bytes(_without_compression(spec).model_dump_json())
+    return Bytes(
+        payload=payload,
+        payload_by_role=tables.payload_by_role,
+        artifact_by_component=components,
+        original_payload=original_payload,
+        original_artifact=original_tables + original_network + sizes[VOCABULARY_FILE] + sizes[GOLDEN_FILE],
+    )
+
+
+def _without_compression(spec: ModelSpec) -> ModelSpec:
+    """The float model of the same shape with tables of one row, which its network does not see."""
+    return float_spec(
+        spec.network,
+        dim=spec.dim,
+        field_names=spec.field_names,
+        rows=[1] * len(spec.rows),
+        pooling=spec.pooling,
+        params=spec.params,
+        negative_sampling_rate=spec.negative_sampling_rate,
+    )
+
+
+@cache
+def _float_network_bytes(spec_json: str) -> int:
+    """Bytes of the exported network; the variants of one model share the answer."""
+    return len(onnx_bytes(fold_network(build_model(ModelSpec.model_validate_json(spec_json)))))
+
+
+def _float_header_bytes(spec: ModelSpec) -> int:
+    """Bytes before the tensor data of a safetensors file with the float tables of `spec`."""
+    widths = {"embedding": spec.dim, "wide": 1} if spec.wide else {"embedding": spec.dim}
+    shapes = {
+        tensor_name(role, field): [rows, width]
+        for role, width in widths.items()
+        for field, rows in zip(spec.field_names, spec.rows, strict=True)
+    }
+    header, end = {}, 0
+    for name, (rows, width) in sorted(shapes.items()):
+        begin, end = end, end + 4 * rows * width
+        header[name] = {"dtype": "F32", "shape": [rows, width], "data_offsets": [begin, end]}
+    length = len(json.dumps(header, separators=(",", ":")).encode())
+    return 8 + -(-length // 8) * 8

@@ -1,0 +1,206 @@
+"""Publishes a run: writes its files, scores rows with torch and with the engine, refuses when they differ."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model_store.artifact import GOLDEN_FILE, NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
+from model_store.errors import StoreError
+from model_store.manifest import Draft, Manifest, Network
+from model_store.store import ModelStore
+from model_store.tensors import write_tensors
+from slimctr.clicklogs import Dataset, Split
+from slimctr.compression import REPORT_FILE
+from slimctr.compression.data import data_of_run
+from slimctr.errors import EngineError, ExportError
+from slimctr.export.accounting import count_bytes
+from slimctr.export.folding import fold_network
+from slimctr.export.golden import golden_batch
+from slimctr.export.onnx_network import OPSET, onnx_bytes
+from slimctr.export.tables import store_tables
+from slimctr.features import EncodedBatch
+from slimctr.networks import CtrModel
+from slimctr.scoring import Scorer, encoder_digest, sigmoid
+from slimctr.scoring.golden import Golden, golden_tensors
+from slimctr.training import Run, TensorSplit, score
+from slimctr.training.run import WEIGHTS_FILE
+
+PARITY_ROWS = 20_000
+PARITY_ATOL = 1e-4
+PROBABILITY_ATOL = 1e-5
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest differences between the torch model and the published artifact."""
+
+    golden_logit: float
+    logit: float
+    probability: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version: its number, its manifest and how exactly it scores like its run."""
+
+    model: str
+    version: int
+    manifest: Manifest
+    parity: Parity
+
+
+def publish_run(
+    run: Run,
+    store: ModelStore,
+    name: str,
+    label: str | None = None,
+    *,
+    data: Path | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Version:
+    """Publish `run` as the next version of model `name`, and point `label` to it when one is given.
+
+    The version appears only if the engine, opened on its finished files, scores the golden rows and 20,000
+    validation rows like the torch model: dequantized rows equal, |Δlogit| at most 1e-4, and for a model of
+    float32 tables |Δprobability| at most 1e-5. `data` is the data set of the run (None: where its lineage
+    says). Raises ExportError when the run cannot be exported or differs, StoreError when the store refuses.
+    """
+    _require_trained_pairs(run)
+    dataset = data_of_run(run, data)
+    rows = next(dataset.stream("valid", PARITY_ROWS), None)
+    if rows is None:
+        raise ExportError(f"data set '{dataset.path}' has no validation rows to compare scores on")
+    measured: list[Parity] = []
+    with tempfile.TemporaryDirectory(prefix="slimctr-publish-") as folder:
+        draft = _write_files(run, dataset, rows.batch, Path(folder), announce)
+        announce("comparing torch and engine")
+        version = store.publish(
+            name,
+            Path(folder),
+            draft,
+            gate=lambda path: measured.append(check_parity(run.model, rows.batch, path)),
+        )
+    if label is not None:
+        store.set_label(name, label, version)
+    return Version(name, version, store.manifest(name, version), measured[-1])
+
+
+def check_parity(model: CtrModel, batch: EncodedBatch, path: Path) -> Parity:
+    """Score `batch` and the golden rows with `model` and with the version directory `path`; compare.
+
+    Raises ExportError when the engine cannot serve the directory or differs by more than the tolerances.
+    """
+    try:
+        scorer = Scorer.open(path)
+        golden = scorer.check_golden()
+    except (EngineError, StoreError) as problem:
+        raise ExportError(f"not published: {problem}") from problem
+    served = scorer.logits(batch)
+    expected = _torch_logits(model, batch)
+    with torch.inference_mode():
+        split = _tensors(batch)
+        stored = model.lookup(split.ids, split.bags).numpy()
+    # bags may be summed in another order, everything else is the same arithmetic
+    if not np.allclose(
+        scorer.lookup(batch), stored, rtol=1e-6 if batch.bags else 0, atol=1e-7 if batch.bags else 0
+    ):
+        raise ExportError("not published: the engine reads other table rows than the torch model")
+    parity = Parity(
+        golden_logit=golden,
+        logit=float(np.abs(served.astype(np.float64) - expected).max()),
+        probability=float(np.abs(sigmoid(served).astype(np.float64) - sigmoid(expected)).max()),
+        rows=len(batch),
+    )
+    scorer.close()
+    is_float = all(table.kind == "float" for table in (*model.spec.tables, *model.spec.wide))
+    if not parity.logit <= PARITY_ATOL or (is_float and not parity.probability <= PROBABILITY_ATOL):
+        raise ExportError(
+            f"not published: over {parity.rows} validation rows the engine differs from torch by "
+            f"{parity.logit:.2e} in the logit and {parity.probability:.2e} in the probability "
+            f"(allowed {PARITY_ATOL:.0e}" + (f" and {PROBABILITY_ATOL:.0e})" if is_float else ")")
+        )
+    return parity
+
+
+def _write_files(
+    run: Run, dataset: Dataset, rows: EncodedBatch, folder: Path, announce: Callable[[str], None]
+) -> Draft:
+    announce("packing tables")
+    tables = store_tables(run.model)
+    write_tensors(folder / TABLES_FILE, tables.tensors)
+    announce("exporting the network")
+    (folder / NETWORK_FILE).write_bytes(onnx_bytes(fold_network(run.model)))
+    vocabulary = dataset.path / VOCABULARY_FILE
+    (folder / VOCABULARY_FILE).write_bytes(vocabulary.read_bytes())
+    chosen = golden_batch(rows, dataset.vocabulary())
+    golden = Golden(chosen, _torch_logits(run.model, chosen))
+    write_tensors(folder / GOLDEN_FILE, golden_tensors(golden, dataset.schema))
+    base_vocabulary, encoder = encoder_digest(dataset.schema, vocabulary)
+    return Draft(
+        method=tuple(step.model_dump(mode="json") for step in run.lineage.methods),
+        features=dataset.schema.model_dump(mode="json", exclude_defaults=True),
+        tables=tables.entries,
+        network=Network(width=run.spec.stored_width, opset=OPSET),
+        bytes=count_bytes(run.spec, tables, folder),
+        base_vocabulary=base_vocabulary,
+        encoder=encoder,
+        parity_atol=PARITY_ATOL,
+        negative_sampling_rate=run.spec.negative_sampling_rate,
+        evaluation={
+            f"{split}_{metric}": float(value)
+            for split, metrics in run.metrics.items()
+            for metric, value in metrics.items()
+        },
+        fidelity=_fidelity(run),
+        lineage=_lineage(run),
+    )
+
+
+def _require_trained_pairs(run: Run) -> None:
+    if not any(layer.kind == "pair_relu" for layer in run.spec.layers):
+        return
+    epochs = 0
+    for step in reversed(run.lineage.methods):
+        epochs += step.statistics["epochs_trained"]
+        if step.statistics.get("pair") == "pair_relu":
+            break
+    if epochs == 0:
+        raise ExportError(
+            f"run '{run.path}' has pair_relu layers that were never trained: the ReLU between two factors "
+            "changes the function until training adapts it; compress again with epochs=1 or more, or with "
+            "pair=pair_linear"
+        )
+
+
+def _fidelity(run: Run) -> dict[str, float]:
+    """Differences of test logits from the float original, where the report of the run knows them."""
+    file = run.path / REPORT_FILE
+    if not file.is_file():
+        return {}
+    return json.loads(file.read_text()).get("original", {}).get("fidelity", {})
+
+
+def _lineage(run: Run) -> dict[str, object]:
+    """What the manifest says of the origin: no paths, which mean nothing elsewhere."""
+    with (run.path / WEIGHTS_FILE).open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        **run.lineage.model_dump(mode="json", exclude={"methods", "data", "parent"}),
+        "weights_sha256": weights,
+        "config": run.config.model_dump(mode="json"),
+    }
+
+
+def _torch_logits(model: CtrModel, batch: EncodedBatch) -> np.ndarray:
+    return score(model, _tensors(batch))
+
+
+def _tensors(batch: EncodedBatch) -> TensorSplit:
+    return TensorSplit.of(Split(np.zeros(len(batch), np.float32), batch))
