@@ -21,7 +21,7 @@ _SEPARATOR = "\0"
 
 
 class Cells:
-    """Cells in the order they were added; `bag_offsets` place the cells of a multi-valued field in its rows."""
+    """Cells in the order they were added; with `bag_offsets` they belong to a multi-valued field."""
 
     def __init__(self) -> None:
         self._values: list[Any] = []

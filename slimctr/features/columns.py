@@ -38,6 +38,15 @@ class TextColumn:
     offsets: NDArray[np.int64]
     bag_offsets: NDArray[np.int64] | None = None
 
+    def __post_init__(self) -> None:
+        vectors = [(self.data, np.uint8), (self.offsets, np.int64)]
+        if self.bag_offsets is not None:
+            vectors.append((self.bag_offsets, np.int64))
+        if any(array.dtype != dtype or array.ndim != 1 for array, dtype in vectors):
+            raise TypeError("a text column is a vector of uint8 with vectors of int64 offsets")
+        if any(len(array) == 0 for array, dtype in vectors[1:]):
+            raise ValueError("offsets have one element more than there are cells or bags")
+
     @classmethod
     def of(cls, cells: "Sequence[bytes | str] | TextColumn") -> "TextColumn":
         """Return the column of these cells, one after another."""
@@ -140,9 +149,8 @@ def missing_field(field: Field, row: int | None) -> MissingField:
 
 def _split_text_bags(field: Field, column: TextColumn) -> tuple[TextColumn, NDArray[np.int64]]:
     bags = column.bag_offsets
-    if bags is None:
-        raise BadValue(field.name, "a multi-valued field needs bag_offsets beside its text cells")
-    if len(bags) == 0 or bags[0] != 0 or bags[-1] != len(column) or (np.diff(bags) < 0).any():
+    assert bags is not None
+    if bags[0] != 0 or bags[-1] != len(column) or (np.diff(bags) < 0).any():
         raise BadValue(field.name, f"bag_offsets must rise from 0 to {len(column)}, the number of cells")
     empty = np.diff(bags) == 0
     if not empty.any():

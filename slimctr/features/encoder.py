@@ -10,7 +10,7 @@ from slimctr.errors import BadValue, FeatureError, UnknownField
 from slimctr.features.assembly import Assembly
 from slimctr.features.batch import Bag, EncodedBatch
 from slimctr.features.columns import Column, TextColumn, json_name, missing_field
-from slimctr.features.schema import FeatureSchema
+from slimctr.features.schema import FeatureSchema, Field
 from slimctr.features.vocabulary import Vocabulary
 
 Row = Mapping[str, Any]
@@ -62,7 +62,11 @@ class Encoder:
         Raises BadValue (also for a field in both), UnknownField, MissingField; their `row` is the
         candidate, None for the context.
         """
-        self._check_rows([context], "the context")
+        try:
+            self._check_rows([context])
+        except FeatureError as error:
+            error.row = None
+            raise
         varying = self._check_rows(candidates)
         for name in context:
             if name in varying:
@@ -119,11 +123,11 @@ class Encoder:
         known = np.where(inside, ids, 0)
         return np.where(absent, self.vocabulary.missing_rows[fields], known).astype(np.int32)
 
-    def _check_rows(self, rows: Sequence[Row], what: str = "a row") -> set[str]:
+    def _check_rows(self, rows: Sequence[Row]) -> set[str]:
         """Return the fields that occur. Raises UnknownField, and BadValue for a row that is no object."""
         for row, values in enumerate(rows):
             if not isinstance(values, Mapping):
-                raise BadValue("", f"{what} is an object of fields, not {type(values).__name__}", row, values)
+                raise BadValue("", f"a row is an object of fields, not {json_name(values)}", row, values)
         present = set().union(*rows)
         unknown = present.difference(self.schema.index)
         if unknown and self._refuse_unknown:
@@ -139,16 +143,15 @@ class Encoder:
         given: list[Column | None] = [columns.get(name) for name in self.schema.names]
         count = 0
         first = None
-        for name, column in zip(self.schema.names, given, strict=True):
+        for field, column in zip(self.schema.fields, given, strict=True):
             if column is None:
                 continue
-            length = _instances(name, column)
+            length = _instances(field, column)
             if first is None:
-                first, count = name, length
+                first, count = field.name, length
             elif length != count:
-                raise FeatureError(
-                    name, f"has {length} values where '{first}' has {count}; columns have one length"
-                )
+                detail = f"{length} values where field '{first}' has {count}; all columns have one length"
+                raise FeatureError(field.name, detail)
         repeated = {position for position, column in enumerate(given) if column is None}
         return self._encode([[None] if column is None else column for column in given], count, repeated, log)
 
@@ -171,13 +174,16 @@ class Encoder:
             raise
 
 
-def _instances(name: str, column: Column) -> int:
-    if not isinstance(column, list | tuple | np.ndarray | TextColumn):
-        raise BadValue(
-            name, f"a column is a list of one value per row, not {json_name(column)}", None, column
-        )
-    if isinstance(column, TextColumn) and column.bag_offsets is not None:
-        return len(column.bag_offsets) - 1
+def _instances(field: Field, column: Column) -> int:
+    if isinstance(column, TextColumn):
+        if field.multivalued != (column.bag_offsets is not None):
+            raise BadValue(
+                field.name, "a text column has bag_offsets when the field is multi-valued, else none"
+            )
+        return len(column) if column.bag_offsets is None else len(column.bag_offsets) - 1
+    if not isinstance(column, list | tuple | np.ndarray):
+        detail = f"a column is a list of one value per row, not {json_name(column)}"
+        raise BadValue(field.name, detail, None, column)
     return len(column)
 
 
