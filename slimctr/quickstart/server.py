@@ -32,7 +32,9 @@ def refuse_taken_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ConfigError(f"port {port} on {host} is taken: stop what listens there, or pass --port") from error
+            raise ConfigError(
+                f"port {port} on {host} is taken: stop what listens there, or pass --port"
+            ) from error
 
 
 @contextmanager
@@ -44,8 +46,21 @@ def running_service(
     Raises EngineError with the end of the service's log when it stops or is not ready in time.
     """
     log = state / "service.log"
-    environment = {**os.environ, "SLIMCTR_STATE_URL": f"sqlite:///{state / 'state.db'}", "SLIMCTR_DRAIN_DELAY_S": "0"}
-    command = [sys.executable, "-m", "slimctr", "serve", "--store", str(store), "--experiment", str(experiment)]
+    environment = {
+        **os.environ,
+        "SLIMCTR_STATE_URL": f"sqlite:///{state / 'state.db'}",
+        "SLIMCTR_DRAIN_DELAY_S": "0",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "slimctr",
+        "serve",
+        "--store",
+        str(store),
+        "--experiment",
+        str(experiment),
+    ]
     command += ["--host", host, "--port", str(port), "--insecure"]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, start_new_session=True)

@@ -40,7 +40,9 @@ class Client:
         response = self._connection.getresponse()
         payload = response.read()
         if response.status != 200:
-            raise EngineError(f"{method} {path} answered {response.status}: {payload[:500].decode(errors='replace')}")
+            raise EngineError(
+                f"{method} {path} answered {response.status}: {payload[:500].decode(errors='replace')}"
+            )
         decoded: dict[str, Any] = json.loads(payload)
         return decoded
 
@@ -64,11 +66,19 @@ class Served:
 
 
 def score_all(
-    client: Client, model: str, label: str, rows: Sequence[Row], rows_per_request: int, progress: Callable[[int], None]
+    client: Client,
+    model: str,
+    label: str,
+    rows: Sequence[Row],
+    rows_per_request: int,
+    progress: Callable[[int], None],
 ) -> Served:
     """Score `rows` with the version under `label`, in order, one request after the other."""
     for start in range(0, min(len(rows), 20 * rows_per_request), rows_per_request):
-        client.post("/v1/predict", {"model": model, "label": label, "instances": rows[start : start + rows_per_request]})
+        client.post(
+            "/v1/predict",
+            {"model": model, "label": label, "instances": rows[start : start + rows_per_request]},
+        )
     scores: list[float] = []
     latencies: list[float] = []
     begin = time.perf_counter()
@@ -83,7 +93,12 @@ def score_all(
 
 
 def live_traffic(
-    client: Client, model: str, unit_field: str, rows: Sequence[Row], labels: np.ndarray, progress: Callable[[int], None]
+    client: Client,
+    model: str,
+    unit_field: str,
+    rows: Sequence[Row],
+    labels: np.ndarray,
+    progress: Callable[[int], None],
 ) -> dict[str, int]:
     """Send every unit's rows as one request with its `unit_id`, then the clicks as outcomes; return rows per variant."""
     rows_of_unit: dict[str, list[int]] = defaultdict(list)
