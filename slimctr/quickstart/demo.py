@@ -10,7 +10,6 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from model_store.store import ModelStore
 from slimctr.clicklogs import Dataset
 from slimctr.commands.evaluate import evaluate_split
 from slimctr.errors import EngineError
