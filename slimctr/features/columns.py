@@ -39,13 +39,11 @@ class TextColumn:
     bag_offsets: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        vectors = [(self.data, np.uint8), (self.offsets, np.int64)]
-        if self.bag_offsets is not None:
-            vectors.append((self.bag_offsets, np.int64))
-        if any(array.dtype != dtype or array.ndim != 1 for array, dtype in vectors):
-            raise TypeError("a text column is a vector of uint8 with vectors of int64 offsets")
-        if any(len(array) == 0 for array, dtype in vectors[1:]):
-            raise ValueError("offsets have one element more than there are cells or bags")
+        offsets = [self.offsets] if self.bag_offsets is None else [self.offsets, self.bag_offsets]
+        if self.data.dtype != np.uint8 or any(array.dtype != np.int64 for array in offsets):
+            raise TypeError("a text column is uint8 data with int64 offsets")
+        if self.data.ndim != 1 or any(array.ndim != 1 or len(array) == 0 for array in offsets):
+            raise ValueError("data and offsets are vectors; offsets have one element more than cells or bags")
 
     @classmethod
     def of(cls, cells: "Sequence[bytes | str] | TextColumn") -> "TextColumn":
@@ -149,7 +147,8 @@ def missing_field(field: Field, row: int | None) -> MissingField:
 
 def _split_text_bags(field: Field, column: TextColumn) -> tuple[TextColumn, NDArray[np.int64]]:
     bags = column.bag_offsets
-    assert bags is not None
+    if bags is None:
+        raise BadValue(field.name, "the text cells of a multi-valued field need bag_offsets")
     if bags[0] != 0 or bags[-1] != len(column) or (np.diff(bags) < 0).any():
         raise BadValue(field.name, f"bag_offsets must rise from 0 to {len(column)}, the number of cells")
     empty = np.diff(bags) == 0

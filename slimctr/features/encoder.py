@@ -176,11 +176,11 @@ class Encoder:
 
 def _instances(field: Field, column: Column) -> int:
     if isinstance(column, TextColumn):
-        if field.multivalued != (column.bag_offsets is not None):
-            raise BadValue(
-                field.name, "a text column has bag_offsets when the field is multi-valued, else none"
-            )
-        return len(column) if column.bag_offsets is None else len(column.bag_offsets) - 1
+        if column.bag_offsets is None:
+            return len(column)
+        if not field.multivalued:
+            raise BadValue(field.name, "bag_offsets belong to the text cells of a multi-valued field only")
+        return len(column.bag_offsets) - 1
     if not isinstance(column, list | tuple | np.ndarray):
         detail = f"a column is a list of one value per row, not {json_name(column)}"
         raise BadValue(field.name, detail, None, column)

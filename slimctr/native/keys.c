@@ -1,12 +1,15 @@
 /* Key hashing and vocabulary probe. Normative: every artifact depends on these bits.
  *
- * hash(key, seed): h = 0xcbf29ce484222325 XOR seed; for each byte b of the key: h = (h XOR b) * 0x100000001b3 (FNV-1a, 64 bits);
- *                  then the finaliser of splitmix64:
- *                  h = (h XOR h >> 30) * 0xbf58476d1ce4e5b9; h = (h XOR h >> 27) * 0x94d049bb133111eb; h = h XOR h >> 31.
- * An integer hashes as its decimal digits, so 42 and "42" are one key. The missing value is the key of no bytes.
+ * hash(key, seed), all arithmetic modulo 2^64:
+ *     h = 0xcbf29ce484222325 XOR seed
+ *     for each byte b of the key: h = (h XOR b) * 0x100000001b3        (64-bit FNV-1a)
+ *     h = (h XOR h >> 30) * 0xbf58476d1ce4e5b9                          (the finaliser of splitmix64)
+ *     h = (h XOR h >> 27) * 0x94d049bb133111eb
+ *     h = h XOR h >> 31
+ * An integer is the key of its decimal digits, so 42 and "42" are one key. The missing value is the key of no bytes.
  *
- * Listed field: bucket = buckets[f] + ((h >> 32) * (buckets[f+1] - buckets[f]) >> 32), fingerprint = low 32 bits of h; the entries
- *               directory[bucket] .. directory[bucket+1]-1 hold (fingerprint, row). No match: row 0. A field without buckets lists nothing.
+ * Listed field: with n = buckets[f+1] - buckets[f], bucket = buckets[f] + ((h >> 32) * n >> 32) and fingerprint =
+ *     h mod 2^32; entries directory[bucket] .. directory[bucket+1]-1 hold (fingerprint, row). No match, or n = 0: row 0.
  * Hashed field: row = 1 + h mod hash_rows[f].
  *
  * No function allocates or keeps state.
@@ -128,8 +131,8 @@ static int runs_fit(const key_table *table, key_run *runs, int64_t run_count, in
 }
 
 /* Hash keys data[starts[i] .. ends[i]-1] with one seed. Returns OK, or the first key that leaves `data`. */
-SLIMCTR_API int64_t slimctr_hash_text(const uint8_t *data, int64_t bytes, const int64_t *starts, const int64_t *ends, int64_t keys,
-                                      uint64_t seed, uint64_t *hashes)
+SLIMCTR_API int64_t slimctr_hash_text(const uint8_t *data, int64_t bytes, const int64_t *starts, const int64_t *ends,
+                                      int64_t keys, uint64_t seed, uint64_t *hashes)
 {
     for (int64_t i = 0; i < keys; i++) {
         if (starts[i] < 0 || ends[i] < starts[i] || ends[i] > bytes)
@@ -140,9 +143,9 @@ SLIMCTR_API int64_t slimctr_hash_text(const uint8_t *data, int64_t bytes, const 
 }
 
 /* Rows of text keys, run after run. Returns OK, BAD_RUN, or the first key that leaves `data`. */
-SLIMCTR_API int64_t slimctr_encode_text(const key_table *table, const uint8_t *data, int64_t bytes, const int64_t *starts,
-                                        const int64_t *ends, int64_t keys, key_run *runs, int64_t run_count, int32_t *out,
-                                        int64_t out_size)
+SLIMCTR_API int64_t slimctr_encode_text(const key_table *table, const uint8_t *data, int64_t bytes,
+                                        const int64_t *starts, const int64_t *ends, int64_t keys, key_run *runs,
+                                        int64_t run_count, int32_t *out, int64_t out_size)
 {
     uint64_t hashes[BLOCK];
     uint8_t is_missing[BLOCK];
