@@ -20,8 +20,8 @@ def measure_resident(path: Path) -> dict[str, Any]:
     """Return what `python -m slimctr.scoring.resident` prints for the version directory `path`.
 
     `resident_bytes` is the growth of the proportional set size from just before the load (libraries imported)
-    to after the load, the golden check and 1,000 requests; `private_dirty_bytes` and `rss_bytes` grow over the
-    same span. What the runtime touches of its own code for the first time is part of the growth. `before` and
+    to after the load, the golden check and 1,000 requests; `private_dirty_bytes` and `rss_bytes` grow over that
+    span. What the runtime touches of its own code for the first time is part of the growth. `before` and
     `after` are the totals of the process. Raises EngineError when the process fails.
     """
     done = subprocess.run(
