@@ -1,6 +1,7 @@
 """The state of an unfinished training, and its file."""
 
 import os
+import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,9 @@ def read_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
         values: dict[str, Any] = torch.load(path, weights_only=True)
         model.load_state_dict(values["model"])
         optimizer.load_state_dict(values["optimizer"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
         raise ConfigError(
-            f"checkpoint '{path}' cannot be used: {error}; remove it and train again"
+            f"checkpoint '{path}' is damaged or belongs to another model; remove it and train again"
         ) from error
     return FitState(
         history=[EpochRecord(**record) for record in values["history"]],

@@ -44,7 +44,7 @@ def train(
     """
     dataset = Dataset(data)
     groups = _group_column(config, dataset.schema)
-    digests = {name: entry["sha256"] for name, entry in dataset.info["files"].items()}
+    digests = {entry["file"]: entry["sha256"] for entry in dataset.info["files"]}
     if is_started(out):
         _check_resumable(config, digests, out, resume)
         if is_finished(out):

@@ -9,7 +9,7 @@ from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.training import TrainConfig
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Sums depend on the number of threads; these tests compare bits."""
     before = torch.get_num_threads()
@@ -32,7 +32,7 @@ def dataset(click_data: Path) -> Dataset:
     return Dataset(click_data)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> TrainConfig:
     """Settings that learn the synthetic log in three short epochs."""
     return TrainConfig.resolve(

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+
+from slimctr import quality
+from slimctr.clicklogs.prepare import PrepareSettings, prepare
+from slimctr.clicklogs.synthetic import SyntheticSpec
+from slimctr.errors import ConfigError
+from slimctr.training import TensorSplit, evaluate, initial_model, load_run, score, train
+from slimctr.training.job import set_untrained_oov_rows
+
+
+def test_a_run_holds_what_was_trained(config, click_data, dataset, tmp_path):
+    run = train(config.changed(gauc_field="C1"), click_data, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    scores = evaluate(loaded.model, dataset, "test")
+    assert run.metrics == loaded.metrics
+    assert loaded.metrics["test"]["auc"] == quality.auc(scores.labels, scores.logits) > 0.7
+    assert set(loaded.metrics["valid"]) >= {"auc", "logloss", "ne", "calibration", "gauc"}
+    users = TensorSplit.of(dataset.load("test")).ids[:, 0].numpy()
+    assert loaded.metrics["test"]["gauc"] == quality.gauc(scores.labels, scores.logits, users)
+    assert loaded.lineage.seed == config.seed
+    digests = {entry["file"]: entry["sha256"] for entry in dataset.info["files"]}
+    assert loaded.lineage.data_sha256 == digests
+    assert loaded.lineage.oov_fields_set_to_mean == ("C1", "C2", "C3", "C4")
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 3
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_an_untrained_oov_row_becomes_the_mean_row_weighted_by_count(config, dataset):
+    model = initial_model(config, dataset)
+    for table in [*model.tables, *model.wide]:
+        torch.nn.init.normal_(table.weight)
+    counts = [np.ones(rows, np.int64) for rows in dataset.rows_per_field]
+    counts[1] = np.arange(dataset.rows_per_field[1])
+    kept = model.tables[0].weight[0].clone()
+    rows = model.tables[1].weight[1:].detach().double().numpy()
+    expected = np.average(rows, axis=0, weights=counts[1][1:])
+    wide = np.average(model.wide[1].weight[1:, 0].detach().double().numpy(), weights=counts[1][1:])
+    assert set_untrained_oov_rows(model, counts) == [1]
+    assert model.tables[1].weight[0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert model.wide[1].weight[0].item() == pytest.approx(wide, abs=1e-6)
+    assert torch.equal(model.tables[0].weight[0], kept)
+
+
+def test_an_existing_run_is_not_overwritten_and_a_finished_one_is_returned(config, click_data, tmp_path):
+    first = train(config.changed(epochs=1), click_data, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"holds a run already.*--resume"):
+        train(config.changed(epochs=1), click_data, tmp_path / "run")
+    again = train(config.changed(epochs=1), click_data, tmp_path / "run", resume=True)
+    assert again.metrics == first.metrics
+
+
+def test_resuming_with_other_settings_or_other_data_is_refused(config, click_data, tmp_path):
+    train(config.changed(epochs=1), click_data, tmp_path / "run")
+    with pytest.raises(ConfigError, match="epochs was 1, is 3"):
+        train(config, click_data, tmp_path / "run", resume=True)
+    spec = SyntheticSpec(rows=6_000, cardinalities=(4, 12, 40, 150), seed=8)
+    prepare(PrepareSettings(log_format="synthetic", synthetic=spec), tmp_path / "other")
+    with pytest.raises(ConfigError, match="started on other data"):
+        train(config.changed(epochs=1), tmp_path / "other", tmp_path / "run", resume=True)
+
+
+def test_a_gauc_field_that_does_not_exist_is_refused_before_anything_is_written(config, click_data, tmp_path):
+    with pytest.raises(ConfigError, match=r"gauc_field 'user'.*choose from C1, C2, C3, C4"):
+        train(config.changed(gauc_field="user"), click_data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_of_negative_sampling_travels_with_the_model(config, click_data, dataset, tmp_path):
+    settings = config.changed(negative_sampling_rate=0.3)
+    run = train(settings, click_data, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    assert loaded.spec.negative_sampling_rate == 0.3
+    assert loaded.model.logit_correction == pytest.approx(np.log(0.3))
+    split = TensorSplit.of(dataset.load("test"))
+    assert np.array_equal(score(loaded.model, split), score(run.model, split))
