@@ -1,4 +1,4 @@
-"""Reads Avazu's click logs: comma-separated, 24 columns, header optional, `hour` split into hour, weekday, weekend."""
+"""Reads Avazu's click logs: comma-separated, 24 columns, header optional, `hour` split into three fields."""
 
 import re
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from slimctr.errors import LogFormatError
 from slimctr.features import FeatureSchema, Field
 
 CELLS = (
-    "id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id", "app_domain",
-    "app_category", "device_id", "device_ip", "device_model", "device_type", "device_conn_type",
+    "id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id",
+    "app_domain", "app_category", "device_id", "device_ip", "device_model", "device_type", "device_conn_type",
     "C14", "C15", "C16", "C17", "C18", "C19", "C20", "C21",
 )  # fmt: skip
 TIME_FIELDS = ("hour", "weekday", "is_weekend")
@@ -30,7 +30,10 @@ HOUR = re.compile(r"[0-9]{8}")
 
 
 class AvazuLog:
-    """One Avazu file. `id` is dropped; `hour` (YYMMDDHH) becomes `hour` 0-23, `weekday` 0-6 (Monday is 0), `is_weekend` 0/1."""
+    """One Avazu file. `id` is dropped.
+
+    `hour` (YYMMDDHH) becomes `hour` 0-23, `weekday` 0-6 (Monday is 0) and `is_weekend` 0 or 1.
+    """
 
     def __init__(self, path: Path):
         line = first_line(path)
@@ -38,8 +41,8 @@ class AvazuLog:
         header = cells[0] == CELLS[0]
         if len(cells) != len(CELLS) or (header and tuple(cells) != CELLS):
             raise LogFormatError(
-                f"{path} is no Avazu log: line 1 has {len(cells)} comma-separated cells instead of the {len(CELLS)} "
-                f"from id, click, hour to C21. {guess_format(line)}".rstrip()
+                f"{path} is no Avazu log: line 1 has {len(cells)} comma-separated cells instead "
+                f"of the {len(CELLS)} from id, click, hour to C21. {guess_format(line)}".rstrip()
             )
         self._file = DelimitedFile(path, TextLayout(delimiter=",", quoted=False, header=header), list(CELLS))
 

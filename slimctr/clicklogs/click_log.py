@@ -21,10 +21,11 @@ class ClickLog(Protocol):
         """Return the schema that the format itself suggests."""
 
     def batches(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[pa.RecordBatch]:
-        """Yield `label` int8 and one string (multi-valued: list<string>) column per field of `schema`, in file order.
+        """Yield batches in file order: `label` int8, then one column per field of `schema`.
 
-        Null means missing. Rows that cannot be read are counted in `errors` and left out. Raises LogFormatError when the
-        file is not of this format or lacks a field.
+        A column is string, or list<string> for a multi-valued field. Null means missing. Rows that cannot be
+        read are counted in `errors` and left out. Raises LogFormatError when the file is not of this format
+        or lacks a field.
         """
 
 

@@ -1,4 +1,4 @@
-"""Reads an encoded data set directory; every file is checked against its recorded checksum before it is used."""
+"""Reads an encoded data set directory; every file is checked against its checksum before it is used."""
 
 import json
 from collections.abc import Iterator
@@ -32,10 +32,10 @@ class Split:
 
 
 class Dataset:
-    """An encoded data set: `schema`, `info` (the content of dataset.json), and its splits `train`, `valid`, `test`."""
+    """An encoded data set: `schema`, `info` (the content of dataset.json) and three splits."""
 
     def __init__(self, directory: Path | str):
-        """Open a directory written by `slimctr data prepare`; raise LogFormatError when it is none or was altered."""
+        """Open what `slimctr data prepare` wrote; raise LogFormatError when it is something else or altered."""
         self.path = Path(directory)
         self._verified: set[str] = set()
         self.info = _read_info(self.path)
@@ -82,7 +82,8 @@ class Dataset:
     def raw_test(self, limit: int) -> tuple[list[dict[str, Any]], np.ndarray]:
         """Return up to `limit` test rows as a client would send them, and their labels int8.
 
-        A categorical value is a string, a numeric one a number, a multi-valued one a list; None is a missing value.
+        A categorical value is a string, a numeric one a number, a multi-valued one a list; None is a missing
+        value.
         """
         batches = pq.ParquetFile(self._file("raw_test.parquet")).iter_batches(batch_size=max(limit, 1))
         first = next(batches, None)
@@ -103,7 +104,7 @@ class Dataset:
 
     def _file(self, name: str) -> Path:
         path = self.path / name
-        entry = self.info["files"].get(name)
+        entry = next((entry for entry in self.info["files"] if entry["file"] == name), None)
         if entry is None or not path.is_file():
             raise LogFormatError(f"{path} is missing: prepare the data set again")
         if name not in self._verified:

@@ -18,7 +18,7 @@ BLOCK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class TextLayout:
-    """How a delimited file is written: separator, quoting, whether line 1 holds names, cells that mean missing."""
+    """How a delimited file is written; `header`: line 1 holds names, `missing`: cells without a value."""
 
     delimiter: str
     quoted: bool
@@ -39,7 +39,8 @@ class DelimitedFile:
         """Yield the `wanted` columns; a row with another number of cells is counted in `errors` and skipped.
 
         Line numbers count records: after a quoted cell with a line break inside they are smaller than the
-        editor's. A blank line becomes a row of nulls. Raises LogFormatError when the file cannot be split at all.
+        editor's. A blank line becomes a row of nulls. Raises LogFormatError when the file cannot be split at
+        all.
         """
         lines = _LineNumbers(first=2 if self.layout.header else 1)
         source = ByteSource(self.path)

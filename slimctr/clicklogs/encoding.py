@@ -1,4 +1,4 @@
-"""Carries raw Arrow columns to the encoder and its row ids back to Arrow, without Python objects in between."""
+"""Carries raw Arrow columns to the encoder and row ids back to Arrow, without Python objects in between."""
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from slimctr.features import (
 
 
 def field_keys(values: pa.Array, field: Field) -> pa.Array:
-    """Return the keys of one raw column as a string array, null for the missing key; lists are laid end to end."""
+    """Return the keys of a raw column as a string array, null for missing; lists are laid end to end."""
     if field.bucketing is not None:
         buckets = bucket_log_column(field, _numbers(values))
         return pa.array(buckets, mask=buckets == MISSING).cast(pa.string())

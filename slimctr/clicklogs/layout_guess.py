@@ -20,5 +20,6 @@ def guess_format(line: str) -> str:
     if len(tokens) > 1 and all(":" in token for token in tokens[1:]):
         return "label and index:value pairs look like --format libfm"
     if commas > 1 or tabs > 1:
-        return f"{max(commas, tabs)} cells separated by {'commas' if commas >= tabs else 'tabs'} look like --format csv"
+        separator = "commas" if commas >= tabs else "tabs"
+        return f"{max(commas, tabs)} cells separated by {separator} look like --format csv"
     return ""

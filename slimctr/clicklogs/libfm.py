@@ -1,4 +1,4 @@
-"""Reads libFM / libSVM text (`label index:value …`) and its field-aware form (`label field:index:value …`)."""
+"""Reads libFM / libSVM text: `label index:value …`, or field-aware `label field:index:value …`."""
 
 import re
 from collections.abc import Iterator
@@ -26,10 +26,11 @@ ONES = pa.array(["1", "1.0", "+1"])
 class LibfmLog:
     """One file in either form, recognized by the first line.
 
-    Without field numbers the position decides: the i-th pair of every line is field `f<i>` (from 1), and all lines have
-    as many pairs as the first. With them the field is `f<number>`; a field may be absent (missing), and may repeat when it is
-    multi-valued. A categorical field takes the index as its value and needs the number 1 behind it; a field that the
-    schema declares numeric takes the number and ignores the index.
+    Without field numbers the position decides: the i-th pair of every line is field `f<i>` (from 1), and all
+    lines have as many pairs as the first. With them the field is `f<number>`; a field may be absent
+    (missing), and may repeat when it is multi-valued. A categorical field takes the index as its value and
+    needs the number 1 behind it; a field that the schema declares numeric takes the number and ignores the
+    index.
     """
 
     def __init__(self, path: Path):
@@ -47,7 +48,7 @@ class LibfmLog:
         self._pairs = len(pairs)
 
     def infer_schema(self) -> FeatureSchema:
-        """Return categorical fields: one per position, or one per field number among the first SAMPLED_LINES lines."""
+        """Return categorical fields: one per position, or per field number in the first SAMPLED_LINES lines."""
         if not self._has_fields:
             return _schema(dict.fromkeys(range(1, self._pairs + 1), False))
         pairs = _Pairs(next(self._lines()).slice(0, SAMPLED_LINES), has_fields=True)
@@ -75,7 +76,7 @@ class LibfmLog:
             yield clean_batch(raw, LABEL_COLUMN, schema, errors, check)
 
     def _lines(self) -> Iterator[pa.Array]:
-        """Yield the lines, trimmed, block by block; bytes that are not UTF-8 become U+FFFD, which no pair accepts."""
+        """Yield the trimmed lines block by block; bytes that are not UTF-8 become U+FFFD, which no pair accepts."""
         source = ByteSource(self._path)
         rest = b""
         try:
@@ -112,7 +113,7 @@ class LibfmLog:
 
 
 class _Pairs:
-    """The pairs of some lines, laid end to end: `rows`, `fields` int64 (n,), `indices`, `values` string (n,)."""
+    """The pairs of some lines laid end to end: `rows`, `fields` int64 (n,); `indices`, `values` string (n,)."""
 
     def __init__(self, lines: pa.Array, has_fields: bool):
         self.shape = "field:index:value" if has_fields else "index:value"
@@ -150,18 +151,14 @@ class _Pairs:
             )
             check.refuse(
                 _mark(rows[other], lines),
-                lambda row: (
-                    f"categorical field '{field.name}' has a number other than 1: declare it numeric (--schema)"
-                ),
+                lambda row: f"categorical field '{field.name}' has a value other than 1: declare it numeric",
             )
         source = self.values if field.kind == "numeric" else self.indices
         if field.multivalued:
             offsets = np.concatenate([[0], np.bincount(rows, minlength=lines).cumsum()]).astype(np.int32)
             return pa.ListArray.from_arrays(pa.array(offsets), source.take(pa.array(here)))
         repeated = _mark(rows[1:][rows[1:] == rows[:-1]], lines)
-        check.refuse(
-            repeated, lambda row: f"field '{field.name}' occurs twice: declare it multivalued (--schema)"
-        )
+        check.refuse(repeated, lambda row: f"field '{field.name}' occurs twice: declare it multivalued")
         place = np.full(lines, -1, np.int64)
         place[rows] = here
         return source.take(pa.array(place, mask=place < 0))

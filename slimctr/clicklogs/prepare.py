@@ -1,4 +1,4 @@
-"""Encodes a click log into a data set directory in two streaming passes: count training values, then encode every split."""
+"""Encodes a click log into a data set directory in two streaming passes: count values, then encode every split."""
 
 import json
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from model_store.tensors import write_tensors
 from slimctr.clicklogs.click_log import LogFormat, open_log
@@ -34,16 +35,17 @@ from slimctr.features import EncodedBatch, Encoder, FeatureSchema, Vocabulary
 RAW_TEST_ROWS = 20_000
 
 Progress = Callable[[str, int, float], None]
-"""Called after every batch with the name of the pass, the rows it has read and the share of the log, 0 to 1."""
+"""Called again and again with the name of the step, the rows it has read and the share that is done, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
     """What to encode and how.
 
-    `source`: a directory with a file per split, or one file cut by `split` (None for `synthetic`). `label`: the label
-    column of csv and parquet. `schema`: a schema file; without one the format suggests the fields. `min_count`,
-    `hash_rows` (field → rows) and `required` change that schema. `strict` stops at the first line that cannot be read.
+    `source`: a directory with a file per split, or one file cut by `split` (None for `synthetic`). `label`:
+    the label column of csv and parquet. `schema`: a schema file; without one the format suggests the fields.
+    `min_count`, `hash_rows` (field → rows) and `required` change that schema. `strict` stops at the first
+    line that cannot be read.
     """
 
     log_format: LogFormat
@@ -53,9 +55,9 @@ class PrepareSettings:
     min_count: int | None = None
     hash_rows: dict[str, int] = field(default_factory=dict)
     required: tuple[str, ...] = ()
-    split: SplitRule = SplitRule()
+    split: SplitRule = field(default_factory=SplitRule)
     strict: bool = False
-    synthetic: SyntheticSpec = SyntheticSpec()
+    synthetic: SyntheticSpec = field(default_factory=SyntheticSpec)
 
 
 def prepare(
@@ -63,40 +65,46 @@ def prepare(
 ) -> Dataset:
     """Write the encoded data set `out` and open it; nothing is left behind when it fails.
 
-    The vocabulary lists training values only. Raises LogFormatError for a log that cannot be read, ConfigError for a
-    schema or setting that does not fit it and for an `out` that must not be replaced.
+    The vocabulary lists training values only. Raises LogFormatError for a log that cannot be read,
+    ConfigError for a schema or setting that does not fit it and for an `out` that must not be replaced.
     """
     _refuse_to_replace(out, overwrite)
-    log, inferred, files = _open_source(settings)
-    schema = _final_schema(settings, inferred)
-    report = progress or (lambda phase, rows, fraction: None)
+    source = _open_source(settings)
+    schema = _final_schema(settings, source.schema)
+    report = progress or (lambda step, rows, fraction: None)
     with _written_beside(out) as folder:
-        vocabulary = _count(log, schema, settings.strict, report)
+        vocabulary = _count(source, schema, settings.strict, report)
         schema.save(folder / "schema.json")
         vocabulary.save(folder / "vocabulary.safetensors")
-        info = _encode(log, Encoder(schema, vocabulary), folder, settings.strict, report)
+        info = _encode(source.log, Encoder(schema, vocabulary), folder, settings.strict, report)
         info = {
             "dataset_version": DATASET_VERSION,
             "format": settings.log_format,
-            "source": [
-                {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
-            ],
-            "split": log.rule(),
+            "split": source.log.rule(),
             **info,
-            "files": {
-                path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-                for path in sorted(folder.iterdir())
-            },
+            "source": _checksums(source.files, "checksums of the source", report),
+            "files": _checksums(sorted(folder.iterdir()), "checksums of the data set", report),
         }
         (folder / "dataset.json").write_text(json.dumps(info, indent=1) + "\n")
     return Dataset(out)
 
 
-def _open_source(settings: PrepareSettings) -> tuple[SplitLog, FeatureSchema, list[Path]]:
-    """Return the log, the schema that its first training file suggests, and its files."""
+@dataclass(frozen=True)
+class _Source:
+    """An opened log, the schema that it suggests, its files, and all values a field can take where they are known."""
+
+    log: SplitLog
+    schema: FeatureSchema
+    files: list[Path]
+    every_value: Callable[[str], Iterator[pa.Array]] | None = None
+
+
+def _open_source(settings: PrepareSettings) -> _Source:
+    """Open the log; its first training file suggests the schema."""
     if settings.log_format == "synthetic":
         synthetic = SyntheticLog(settings.synthetic)
-        return RowSplits(synthetic, settings.split), synthetic.infer_schema(), []
+        every_value = synthetic.every_value if settings.synthetic.all_ids else None
+        return _Source(RowSplits(synthetic, settings.split), synthetic.infer_schema(), [], every_value)
     if settings.source is None:
         raise ConfigError(
             f"format {settings.log_format} needs a SOURCE: a file, or a directory with a file per split"
@@ -109,13 +117,10 @@ def _open_source(settings: PrepareSettings) -> tuple[SplitLog, FeatureSchema, li
             split: [open_log(path, settings.log_format, settings.label) for path in paths]
             for split, paths in files.items()
         }
-        return (
-            FileSplits(logs),
-            logs["train"][0].infer_schema(),
-            [path for split in SPLITS for path in files[split]],
-        )
+        schema = logs["train"][0].infer_schema()
+        return _Source(FileSplits(logs), schema, [path for split in SPLITS for path in files[split]])
     log = open_log(settings.source, settings.log_format, settings.label)
-    return RowSplits(log, settings.split), log.infer_schema(), [settings.source]
+    return _Source(RowSplits(log, settings.split), log.infer_schema(), [settings.source])
 
 
 def _final_schema(settings: PrepareSettings, inferred: FeatureSchema) -> FeatureSchema:
@@ -137,24 +142,36 @@ def _final_schema(settings: PrepareSettings, inferred: FeatureSchema) -> Feature
     return FeatureSchema.parse({"fields": fields}, "schema of this log")
 
 
-def _count(log: SplitLog, schema: FeatureSchema, strict: bool, report: Progress) -> Vocabulary:
+def _count(source: _Source, schema: FeatureSchema, strict: bool, report: Progress) -> Vocabulary:
     """Return the vocabulary of the training split."""
-    counters = {field.name: KeyCounter() for field in schema.fields if field.hash_rows is None}
+    log = source.log
+    rows = 0
+    for batch_rows in log.measure(schema, ParseErrors(strict)):
+        rows += batch_rows
+        report("counting rows", rows, log.fraction)
+    listed = [feature for feature in schema.fields if feature.hash_rows is None]
+    counters = {feature.name: KeyCounter() for feature in listed}
     errors = ParseErrors(strict)
     rows = 0
     for _, batch in log.batches(schema, errors, only="train"):
-        for field in schema.fields:
-            if field.name in counters:
-                counters[field.name].add(field_keys(batch.column(field.name), field))
+        for feature in listed:
+            counters[feature.name].add(field_keys(batch.column(feature.name), feature))
         rows += batch.num_rows
         report("counting training values", rows, log.fraction)
     _require_rows("train", rows, errors)
-    keys = {
-        field.name: text_column(counters.pop(field.name).listed(field.min_count))
-        for field in schema.fields
-        if field.hash_rows is None
-    }
-    return Vocabulary.build(schema, keys)
+    keys = {}
+    for number, feature in enumerate(listed):
+        counter = counters.pop(feature.name)
+        min_count = feature.min_count
+        if source.every_value is not None:
+            min_count = 0
+            for values in source.every_value(feature.name):
+                counter.add_unseen(values)
+        keys[feature.name] = text_column(counter.listed(min_count))
+        report("building the vocabulary", 0, (number + 1) / (len(listed) + 1))
+    vocabulary = Vocabulary.build(schema, keys)
+    report("building the vocabulary", 0, 1.0)
+    return vocabulary
 
 
 def _encode(log: SplitLog, encoder: Encoder, folder: Path, strict: bool, report: Progress) -> dict[str, Any]:
@@ -196,6 +213,16 @@ def _encode(log: SplitLog, encoder: Encoder, folder: Path, strict: bool, report:
         "parse_errors": errors.report(),
         "warnings": [warning for split in SPLITS for warning in tallies[split].warnings(split)],
     }
+
+
+def _checksums(paths: list[Path], step: str, report: Progress) -> list[dict[str, Any]]:
+    """Return name, size and SHA-256 of every file."""
+    total = max(sum(path.stat().st_size for path in paths), 1)
+    entries: list[dict[str, Any]] = []
+    for path in paths:
+        entries.append({"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+        report(step, 0, sum(entry["bytes"] for entry in entries) / total)
+    return entries
 
 
 def _add_counts(counts: list[np.ndarray], encoded: EncodedBatch, schema: FeatureSchema) -> None:
@@ -242,5 +269,7 @@ def _written_beside(out: Path) -> Iterator[Path]:
         folder.rename(out)
         shutil.rmtree(retired, ignore_errors=True)
     except BaseException:
+        if retired.exists() and not out.exists():
+            retired.rename(out)
         shutil.rmtree(folder, ignore_errors=True)
         raise

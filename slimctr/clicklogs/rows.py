@@ -26,7 +26,7 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class RawBatch:
-    """Consecutive rows of a file as read: binary, string or list<string> columns of B values where null means missing.
+    """Consecutive rows of a file as read: binary, string or list<string> columns (B,), null means missing.
 
     `line_of_row` maps a row of the batch to its line in `path`.
     """
@@ -63,11 +63,11 @@ class RowChecker:
 def clean_batch(
     raw: RawBatch, label: str, schema: FeatureSchema, errors: ParseErrors, check: RowChecker | None = None
 ) -> pa.RecordBatch:
-    """Return `label` int8 and one string (or list<string>) column per field; rows that do not fit are counted and left out.
+    """Return `label` int8 and one string or list<string> column per field; leave out and count what does not fit.
 
-    Column `label` must hold a key of LABEL_VALUES, a numeric field a finite number, a required field a value. A text
-    column of a multi-valued field is split at `|`. A row without any value (a blank line) is skipped. `check` may
-    hold rows that the caller refused already.
+    Column `label` must hold a key of LABEL_VALUES, a numeric field a finite number, a required field a value.
+    A text column of a multi-valued field is split at `|`. A row without any value (a blank line) is skipped.
+    `check` may hold rows that the caller refused already.
     """
     check = check or RowChecker(raw.rows)
     check.skip(_blank(raw.columns))

@@ -1,4 +1,4 @@
-"""Opens the files of a click log as byte streams, decompressing by suffix, and says how much has been read."""
+"""Opens the files of a click log as byte streams, decompressed by suffix, and says how much has been read."""
 
 import hashlib
 from pathlib import Path
@@ -37,7 +37,7 @@ class ByteSource:
 
 
 def first_line(path: Path) -> str:
-    """Return the first line of a log without its line end; raise LogFormatError when the file is empty or binary."""
+    """Return the first line without its line end; raise LogFormatError when the file is empty or binary."""
     source = ByteSource(path)
     try:
         head = source.stream.read(FIRST_LINE_BYTES)

@@ -70,7 +70,7 @@ class SplitTally:
         return {"rows": self.rows, "clicks": self.clicks, "click_rate": self.clicks / self.rows}
 
     def field_summary(self, position: int) -> dict[str, int]:
-        """Return how many values of a field there were, and how many of them were out of vocabulary or missing."""
+        """Return how many values a field had and how many of them were out of vocabulary or missing."""
         return {
             "values": int(self._values[position]),
             "oov": int(self._oov[position]),

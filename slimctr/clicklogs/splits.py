@@ -1,5 +1,6 @@
-"""Assigns the rows of a click log to train, valid and test: by file name, by hashed row number, or by file order."""
+"""Assigns the rows of a log to train, valid and test: by file name, by hashed row number, or by file order."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,21 @@ import numpy as np
 import pyarrow as pa
 
 from slimctr.clicklogs.click_log import ClickLog
+from slimctr.clicklogs.mixing import check_seed, hashed_position
 from slimctr.clicklogs.parse_errors import ParseErrors
 from slimctr.clicklogs.sources import COMPRESSION
 from slimctr.errors import ConfigError, LogFormatError
 from slimctr.features import FeatureSchema
 
 SPLITS = ("train", "valid", "test")
-FILE_MARKS = {"train": ("train",), "valid": ("valid", "dev"), "test": ("test",)}
+FILE_MARKS = {
+    split: re.compile(rf"(?<![a-z])(?:{words})(?![a-z])", re.IGNORECASE)
+    for split, words in {
+        "train": "train|training",
+        "valid": "valid|validation|val|dev",
+        "test": "test",
+    }.items()
+}
 LOG_SUFFIXES = frozenset(
     {".csv", ".tsv", ".txt", ".data", ".log", ".libfm", ".libsvm", ".libffm", ".svm", ".ffm", ".parquet"}
 )
@@ -29,9 +38,12 @@ class SplitLog(Protocol):
     ) -> Iterator[tuple[str, pa.RecordBatch]]:
         """Yield (split, batch) in file order; `only` leaves the other splits out."""
 
+    def measure(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[int]:
+        """Make the pass that must precede `batches`, if any, yielding the rows of each batch."""
+
     @property
     def fraction(self) -> float:
-        """Share of the log that the latest `batches` has read."""
+        """Share of the log that the latest pass has read."""
 
     def rule(self) -> dict[str, Any]:
         """Return how rows were assigned, for `dataset.json`."""
@@ -40,7 +52,7 @@ class SplitLog(Protocol):
 def find_split_files(folder: Path) -> dict[str, list[Path]]:
     """Return the files of each split in a folder, by name; raise LogFormatError unless every split has one.
 
-    A file belongs to the split whose mark (train, valid or dev, test) its name contains; shards sort by name.
+    A file belongs to the split whose word (train, valid or dev, test) its name contains; shards sort by name.
     """
     found: dict[str, list[Path]] = {split: [] for split in SPLITS}
     plain_names: set[str] = set()
@@ -48,7 +60,7 @@ def find_split_files(folder: Path) -> dict[str, list[Path]]:
         plain = path.with_suffix("") if path.suffix in COMPRESSION else path
         if not path.is_file() or plain.suffix not in LOG_SUFFIXES:
             continue
-        splits = [split for split, marks in FILE_MARKS.items() if any(mark in plain.stem for mark in marks)]
+        splits = [split for split, mark in FILE_MARKS.items() if mark.search(plain.stem)]
         if len(splits) > 1:
             raise LogFormatError(f"{path} names two splits ({', '.join(splits)}): rename it")
         if not splits:
@@ -62,8 +74,8 @@ def find_split_files(folder: Path) -> dict[str, list[Path]]:
     absent = [split for split in SPLITS if not found[split]]
     if absent:
         raise LogFormatError(
-            f"{folder} has no file for {', '.join(absent)}: names must contain train, valid (or dev) and test "
-            f"and end in one of {', '.join(sorted(LOG_SUFFIXES))} (.zst, .gz, .bz2 may follow). "
+            f"{folder} has no file for {', '.join(absent)}: names must contain the word train, "
+            f"valid (or dev) or test and end in one of {', '.join(sorted(LOG_SUFFIXES))} (.zst, .gz, .bz2 may follow). "
             "To split one file, name the file itself as SOURCE"
         )
     return found
@@ -77,6 +89,10 @@ class FileSplits:
         self._done = 0
         self._current: ClickLog | None = None
         self._total = 1
+
+    def measure(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[int]:
+        """Read nothing: the files say it all (see SplitLog)."""
+        return iter(())
 
     @property
     def fraction(self) -> float:
@@ -102,13 +118,14 @@ class FileSplits:
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How one log is cut: `shares` of train, valid, test; `hash` of row number and seed, or `time` = file order."""
+    """How one log is cut: `shares` of train, valid, test; by `hash` of row number and seed, or `time` (file order)."""
 
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
     order: Literal["hash", "time"] = "hash"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
             raise ConfigError(f"split shares {self.shares} must be three positive numbers whose sum is 1")
 
@@ -121,6 +138,15 @@ class RowSplits:
         self._rule = rule
         self._rows: int | None = None
 
+    def measure(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[int]:
+        """Count the rows when the cut is by file order (see SplitLog)."""
+        if self._rule.order == "time":
+            rows = 0
+            for batch in self._log.batches(schema, errors):
+                rows += batch.num_rows
+                yield batch.num_rows
+            self._rows = rows
+
     @property
     def fraction(self) -> float:
         """Share of the log read."""
@@ -129,11 +155,7 @@ class RowSplits:
     def batches(
         self, schema: FeatureSchema, errors: ParseErrors, only: str | None = None
     ) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """Yield (split, batch) in file order (see SplitLog); order `time` costs one more pass, once, to count rows."""
-        if self._rule.order == "time" and self._rows is None:
-            self._rows = sum(
-                batch.num_rows for batch in self._log.batches(schema, ParseErrors(errors.strict))
-            )
+        """Yield (split, batch) in file order (see SplitLog)."""
         start = 0
         for batch in self._log.batches(schema, errors):
             numbers = np.arange(start, start + batch.num_rows, dtype=np.uint64)
@@ -150,21 +172,3 @@ class RowSplits:
         """Return the rule's JSON form."""
         settings: dict[str, Any] = {"by": self._rule.order, "shares": list(self._rule.shares)}
         return settings | ({"seed": self._rule.seed} if self._rule.order == "hash" else {})
-
-
-def hashed_position(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """Map row numbers uint64 (n,) to float64 (n,) in [0, 1), evenly and independently of their order.
-
-    The mixing function is the finalizer of splitmix64 (Steele, Lea, Flood 2014).
-    """
-    with np.errstate(over="ignore"):
-        z = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + mix64(np.uint64(seed))
-        return (mix64(z) >> np.uint64(11)) * 2.0**-53
-
-
-def mix64(z: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
-    """Return the splitmix64 finalizer of every element."""
-    with np.errstate(over="ignore"):
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""Generates a click log of any size with Criteo's field cardinalities, Zipf popularity and a known click probability."""
+"""Generates click logs of any size: Criteo's cardinalities, Zipf popularity, known click probabilities."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,35 +7,40 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from slimctr.clicklogs.mixing import check_seed, mix64, uniform
 from slimctr.clicklogs.parse_errors import ParseErrors
 from slimctr.clicklogs.rows import LABEL_COLUMN
-from slimctr.clicklogs.splits import mix64
+from slimctr.clicklogs.zipf import draw_zipf
 from slimctr.errors import ConfigError, LogFormatError
 from slimctr.features import FeatureSchema, Field
 
 CRITEO_CARDINALITIES = (
-    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992, 5461306, 10, 5652,
-    2173, 4, 7046547, 18, 15, 286181, 105, 142572,
+    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992, 5461306,
+    10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
 )  # fmt: skip
-"""Distinct values of C1 to C26 in the Kaggle log, as published with the DLRM reference implementation."""
+"""Distinct values of C1 to C26 in Criteo's Kaggle log, as published with the DLRM reference implementation."""
 
 MAX_IDS = 100_000_000
 BLOCK_ROWS = 1 << 16
-CALIBRATION_ROWS = 1 << 16
 CALIBRATION_BLOCK = 2**32
+TOKEN_ROWS = 1 << 20
+WEIGHT_STREAMS = 64
+LANES = np.array([0, 16, 32, 48], np.uint64)
 
 
 @dataclass(frozen=True)
 class SyntheticSpec:
     """A synthetic log.
 
-    `ids`: distinct values that all fields together can take (None: Criteo's 33.8 million). `popularity` is the Zipf
-    exponent, `logit_std` the standard deviation of the true logit over rows, `latent_dims` the width of the
-    interaction vectors.
+    `ids`: distinct values that all fields together can take (None: Criteo's 33.8 million). `all_ids`: list
+    all of them in the vocabulary, also those that no training row holds. `popularity` is the Zipf exponent,
+    `logit_std` the standard deviation of the true logit over rows, `latent_dims` the width of the interaction
+    vectors.
     """
 
     rows: int = 1_000_000
     ids: int | None = None
+    all_ids: bool = False
     seed: int = 0
     click_rate: float = 0.25
     popularity: float = 1.1
@@ -44,26 +49,26 @@ class SyntheticSpec:
     cardinalities: tuple[int, ...] = CRITEO_CARDINALITIES
 
     def __post_init__(self) -> None:
-        if (
-            self.rows < 1
-            or not 0 < self.click_rate < 1
-            or not 0 < self.popularity < 10
-            or self.latent_dims < 1
-        ):
+        check_seed(self.seed)
+        if self.rows < 1 or not 0 < self.click_rate < 1:
+            raise ConfigError("a synthetic log needs at least one row and a click rate between 0 and 1")
+        if not 0 < self.popularity < 10 or not 1 <= self.latent_dims <= 4 * (WEIGHT_STREAMS - 1):
             raise ConfigError(
-                "a synthetic log needs rows >= 1, a click rate between 0 and 1, a popularity exponent between 0 and 10 "
-                "and at least one latent dimension"
+                "a synthetic log needs a Zipf exponent between 0 and 10 and 1 to 252 latent dimensions"
             )
-        if self.ids is not None and not 2 * len(self.cardinalities) <= self.ids <= MAX_IDS:
-            raise ConfigError(f"--ids must lie between {2 * len(self.cardinalities)} and {MAX_IDS:,}")
+        least = 2 * len(self.cardinalities)
+        if self.ids is not None and not least <= self.ids <= MAX_IDS:
+            raise ConfigError(
+                f"the ids of a synthetic log must number {least} to {MAX_IDS:,}, not {self.ids:,}"
+            )
 
 
 class SyntheticLog:
     """A click log that is drawn block by block; block b depends on the seed and b alone, so passes agree.
 
-    Field f holds ids 0 … n_f - 1 with Zipf popularity, written as eight hex digits. The true logit is that of a
-    logistic factorization machine, bias + Σ w_f(id) + Σ_{f<g} <v_f(id), v_g(id)>, shifted and scaled to the wanted
-    click rate and spread. Weights are hashes of (seed, field, id), so no table of ids is ever held.
+    Field f holds ids 0 … n_f - 1 with Zipf popularity, written as eight hex digits. The true logit is that of
+    a logistic factorization machine, bias + Σ w_f(id) + Σ_{f<g} <v_f(id), v_g(id)>, shifted and scaled to the
+    wanted click rate and spread. Weights are hashes of (seed, field, id), so no table of ids is ever held.
     """
 
     def __init__(self, spec: SyntheticSpec):
@@ -72,89 +77,103 @@ class SyntheticLog:
         self.cardinalities = (
             spec.cardinalities if spec.ids is None else scale_cardinalities(spec.cardinalities, spec.ids)
         )
+        self._positions = {f"C{number + 1}": number for number in range(len(self.cardinalities))}
 
     def infer_schema(self) -> FeatureSchema:
         """Return categorical fields C1, C2, …"""
-        names = (f"C{number}" for number in range(1, len(self.cardinalities) + 1))
-        return FeatureSchema(fields=tuple(Field(name=name, kind="categorical") for name in names))
+        return FeatureSchema(fields=tuple(Field(name=name, kind="categorical") for name in self._positions))
 
     def batches(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[pa.RecordBatch]:
         """Yield clean batches of up to BLOCK_ROWS rows (see ClickLog)."""
-        positions = {f"C{number + 1}": number for number in range(len(self.cardinalities))}
-        unknown = sorted(set(schema.names) - set(positions))
+        unknown = sorted(set(schema.names) - set(self._positions))
         if unknown:
-            raise LogFormatError(
-                f"the synthetic log has fields C1 to C{len(positions)}, so no {', '.join(unknown)}"
-            )
+            known = f"C1 to C{len(self._positions)}"
+            raise LogFormatError(f"the synthetic log has the fields {known} and no {', '.join(unknown)}")
         for ids, labels, _ in self.draw():
-            columns = [hex_tokens(ids[:, positions[name]], positions[name]) for name in schema.names]
-            yield pa.RecordBatch.from_arrays(
-                [pa.array(labels), *columns], names=[LABEL_COLUMN, *schema.names]
-            )
+            positions = [self._positions[name] for name in schema.names]
+            columns = [hex_tokens(ids[:, position], position) for position in positions]
+            names = [LABEL_COLUMN, *schema.names]
+            yield pa.RecordBatch.from_arrays([pa.array(labels), *columns], names=names)
+
+    def every_value(self, field: str) -> Iterator[pa.Array]:
+        """Yield all values that a field can take, most popular first, in pieces."""
+        position = self._positions[field]
+        size = self.cardinalities[position]
+        for start in range(0, size, TOKEN_ROWS):
+            yield hex_tokens(np.arange(start, min(start + TOKEN_ROWS, size)), position)
 
     def draw(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield ids int64 (B, F), labels int8 (B,) and true click probabilities float64 (B,), block by block."""
+        """Yield ids int64 (B, F), labels int8 (B,), true click probabilities float64 (B,), block by block."""
+        scale, bias = self._calibration
         for block, start in enumerate(range(0, self.spec.rows, BLOCK_ROWS)):
             count = min(BLOCK_ROWS, self.spec.rows - start)
             generator = np.random.default_rng([self.spec.seed, block])
-            ids = self._ids(generator, BLOCK_ROWS)[:count]
-            scale, bias = self._calibration
-            probability = 1 / (1 + np.exp(-(scale * self._raw_logits(ids) + bias)))
+            ids = self._ids(generator)[:count]
+            probability = _sigmoid(scale * self._unscaled_logits(ids) + bias)
             labels = (generator.random(BLOCK_ROWS)[:count] < probability).astype(np.int8)
             self.fraction = (start + count) / self.spec.rows
             yield ids, labels, probability
 
     @cached_property
     def _calibration(self) -> tuple[float, float]:
-        """Scale and bias that give the wanted spread and click rate, on rows that no block contains."""
-        generator = np.random.default_rng([self.spec.seed, CALIBRATION_BLOCK])
-        raw = self._raw_logits(self._ids(generator, CALIBRATION_ROWS))
-        scale = self.spec.logit_std / max(float(raw.std()), 1e-12)
-        low, high = -50.0, 50.0
-        centered = scale * (raw - raw.mean())
-        for _ in range(60):
+        """Scale and bias that give the wanted spread and click rate, found on rows that no block contains."""
+        logits = self._unscaled_logits(self._ids(np.random.default_rng([self.spec.seed, CALIBRATION_BLOCK])))
+        scale = self.spec.logit_std / max(float(logits.std()), 1e-12)
+        low, high = (sign * 50.0 - scale * float(logits.mean()) for sign in (-1, 1))
+        while high - low > 1e-9:
             middle = (low + high) / 2
-            too_low = (1 / (1 + np.exp(-(centered + middle)))).mean() < self.spec.click_rate
-            low, high = (middle, high) if too_low else (low, middle)
-        return scale, (low + high) / 2 - scale * float(raw.mean())
+            if _sigmoid(scale * logits + middle).mean() < self.spec.click_rate:
+                low = middle
+            else:
+                high = middle
+        return scale, low
 
-    def _ids(self, generator: np.random.Generator, count: int) -> np.ndarray:
-        drawn = [draw_zipf(generator, count, size, self.spec.popularity) for size in self.cardinalities]
-        return np.stack(drawn, axis=1)
+    def _ids(self, generator: np.random.Generator) -> np.ndarray:
+        """Draw ids int64 (BLOCK_ROWS, F)."""
+        ids = np.empty((BLOCK_ROWS, len(self.cardinalities)), np.int64, order="F")
+        for field, size in enumerate(self.cardinalities):
+            ids[:, field] = draw_zipf(generator, BLOCK_ROWS, size, self.spec.popularity)
+        return ids
 
-    def _raw_logits(self, ids: np.ndarray) -> np.ndarray:
-        """Return the factorization machine of ids (B, F) before scaling, float64 (B,)."""
-        fields = ids.shape[1]
+    def _unscaled_logits(self, ids: np.ndarray) -> np.ndarray:
+        """Return the factorization machine of ids (B, F) before scaling and bias, float64 (B,)."""
+        rows, fields = ids.shape
         dims = self.spec.latent_dims
-        linear = np.zeros(len(ids))
-        total = np.zeros((len(ids), dims))
-        squares = np.zeros((len(ids), dims))
+        linear = np.zeros(rows)
+        total = np.zeros((rows, dims))
+        squares = np.zeros((rows, dims))
         for field in range(fields):
-            linear += self._weights(field, ids[:, field], component=0)
-            for dim in range(dims):
-                vector = self._weights(field, ids[:, field], component=1 + dim)
-                total[:, dim] += vector
-                squares[:, dim] += vector**2
+            linear += _centered(uniform(self._hashes(field, ids[:, field], stream=0)))
+            vectors = self._vectors(field, ids[:, field])
+            total += vectors
+            squares += vectors**2
         interactions = 0.5 * (total**2 - squares).sum(axis=1)
-        # Both parts get unit variance for independent weights: F terms, and dims * F (F - 1) / 2 products.
+        # Each part gets variance 1 for independent weights: F terms, and dims * F (F - 1) / 2 products.
         return linear / np.sqrt(fields) + interactions / np.sqrt(max(dims * fields * (fields - 1) / 2, 1))
 
-    def _weights(self, field: int, ids: np.ndarray, component: int) -> np.ndarray:
-        """Return hashed weights (B,), uniform with mean 0 and variance 1."""
+    def _vectors(self, field: int, ids: np.ndarray) -> np.ndarray:
+        """Return interaction vectors (B, dims), four components from the 16-bit lanes of each hash."""
+        hashes = [
+            self._hashes(field, ids, 1 + word) for word in range(-(-self.spec.latent_dims // len(LANES)))
+        ]
+        lanes = np.concatenate([(words[:, None] >> LANES) & np.uint64(0xFFFF) for words in hashes], axis=1)
+        return _centered((lanes[:, : self.spec.latent_dims] + 0.5) / 65_536)
+
+    def _hashes(self, field: int, ids: np.ndarray, stream: int) -> np.ndarray:
+        key = np.uint64((self.spec.seed << 24) + field * WEIGHT_STREAMS + stream + 1)
         with np.errstate(over="ignore"):
-            stream = mix64(np.uint64(self.spec.seed * 65_536 + field * 64 + component + 1))
-            uniform = (mix64(ids.astype(np.uint64) + stream) >> np.uint64(11)) * 2.0**-53
-        return (uniform - 0.5) * np.sqrt(12.0)
+            return mix64(ids.astype(np.uint64) + mix64(key))
 
 
 def scale_cardinalities(cardinalities: tuple[int, ...], total: int) -> tuple[int, ...]:
     """Return cardinalities n^p, at least 2, with the one exponent p that makes their sum `total`.
 
-    A power keeps small fields small and lets the large ones carry the change; the largest absorbs the rounding.
+    A power keeps small fields small and lets the large ones carry the change; the largest absorbs the
+    rounding.
     """
     sizes = np.array(cardinalities, np.float64)
     low, high = 0.0, 4.0
-    for _ in range(100):
+    while high - low > 1e-12:
         middle = (low + high) / 2
         low, high = (middle, high) if np.maximum(sizes**middle, 2).sum() < total else (low, middle)
     scaled = np.maximum(np.rint(sizes**low), 2).astype(np.int64)
@@ -162,37 +181,8 @@ def scale_cardinalities(cardinalities: tuple[int, ...], total: int) -> tuple[int
     return tuple(int(size) for size in scaled)
 
 
-def draw_zipf(generator: np.random.Generator, count: int, size: int, exponent: float) -> np.ndarray:
-    """Draw int64 (count,) from 0 … size - 1 with probability proportional to (id + 1)^-exponent.
-
-    Rejection-inversion (Hörmann and Derflinger 1996): constant memory for any size.
-    """
-
-    def integral(x: np.ndarray | float) -> np.ndarray | float:
-        logarithm = np.log(x)
-        if abs(exponent - 1) < 1e-9:
-            return logarithm
-        return np.expm1((1 - exponent) * logarithm) / (1 - exponent)
-
-    def inverse(y: np.ndarray) -> np.ndarray:
-        if abs(exponent - 1) < 1e-9:
-            return np.exp(y)
-        return np.exp(np.log1p(np.maximum(y * (1 - exponent), -1 + 1e-15)) / (1 - exponent))
-
-    top = integral(size + 0.5)
-    bottom = integral(1.5) - 1.0
-    drawn = np.empty(0, np.int64)
-    while len(drawn) < count:
-        y = top + generator.random(count) * (bottom - top)
-        x = inverse(y)
-        rank = np.clip(np.floor(x + 0.5), 1, size)
-        accepted = y >= integral(rank + 0.5) - rank**-exponent
-        drawn = np.concatenate([drawn, rank[accepted].astype(np.int64) - 1])
-    return drawn[:count]
-
-
 def hex_tokens(ids: np.ndarray, field: int) -> pa.Array:
-    """Return ids (B,) as strings of eight hex digits: a bijection of 32-bit numbers that differs between fields."""
+    """Return ids (B,) as eight hex digits each: a bijection of 32-bit numbers that differs between fields."""
     with np.errstate(over="ignore"):
         z = ids.astype(np.uint32) ^ np.uint32(mix64(np.uint64(field + 1)) >> np.uint64(32))
         z = (z ^ (z >> np.uint32(16))) * np.uint32(0x85EBCA6B)
@@ -201,6 +191,13 @@ def hex_tokens(ids: np.ndarray, field: int) -> pa.Array:
     nibbles = (z[:, None] >> np.arange(28, -1, -4, dtype=np.uint32)) & np.uint32(15)
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)[nibbles]
     offsets = np.arange(0, 8 * len(ids) + 1, 8, dtype=np.int32)
-    return pa.StringArray.from_buffers(
-        len(ids), pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(digits))
-    )
+    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(digits))
+
+
+def _centered(values: np.ndarray) -> np.ndarray:
+    """Stretch uniform values in (0, 1) to mean 0 and variance 1."""
+    return (values - 0.5) * np.sqrt(12.0)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))

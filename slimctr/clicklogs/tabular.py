@@ -21,7 +21,7 @@ PARQUET_BATCH_ROWS = 1 << 17
 
 
 class CsvLog:
-    """One CSV file with a header line (tab-separated when it is named .tsv); empty and NaN cells are missing."""
+    """One CSV file with a header line (.tsv: tab-separated); empty and NaN cells are missing."""
 
     def __init__(self, path: Path, label: str | None = None):
         delimiter = "\t" if ".tsv" in path.suffixes else ","
@@ -50,7 +50,7 @@ class CsvLog:
 
 
 class ParquetLog:
-    """One Parquet file; integers and strings are values, lists are multi-valued, floats only fit numeric fields."""
+    """One Parquet file; integers and strings are values, lists multi-valued, floats fit numeric fields only."""
 
     def __init__(self, path: Path, label: str | None = None):
         try:

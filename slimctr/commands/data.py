@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from slimctr.clicklogs.prepare import Progress
+    from slimctr.features import Field
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -41,7 +42,7 @@ def prepare(
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="Directory with train, valid (or dev) and test files, or one file to split. Not used by synthetic.",
+            help="Directory with train, valid (or dev) and test files, or one file to split; none for synthetic.",
             show_default=False,
         ),
     ] = None,
@@ -81,6 +82,10 @@ def prepare(
             help="Distinct ids of the synthetic log, up to 100 million.", show_default="Criteo's 33.8 million"
         ),
     ] = None,
+    all_ids: Annotated[
+        bool,
+        typer.Option("--all-ids", help="Give every id of the synthetic log a row, seen in training or not."),
+    ] = False,
     click_rate: Annotated[float, typer.Option(help="Click rate of the synthetic log.")] = 0.25,
 ) -> None:
     """Encode a click log: schema, vocabulary (training values only), Parquet with row ids.
@@ -102,11 +107,53 @@ def prepare(
         required=tuple(name for name in required.split(",") if name),
         split=SplitRule(_shares(split), split_order.value, seed),
         strict=strict,
-        synthetic=SyntheticSpec(rows=rows, ids=ids, seed=seed, click_rate=click_rate),
+        synthetic=SyntheticSpec(rows=rows, ids=ids, all_ids=all_ids, seed=seed, click_rate=click_rate),
     )
     with _progress() as progress:
         dataset = prepare_log(settings, out, overwrite, progress)
     _report_prepared(dataset.info, out)
+
+
+class RemoteLogName(StrEnum):
+    """The logs that `download` knows."""
+
+    frappe = "frappe"
+
+
+@app.command()
+def download(
+    name: Annotated[RemoteLogName, typer.Argument(help="Which public log.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Directory for its files.")],
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="Another place that serves the same archive.", show_default="the public one"),
+    ] = None,
+) -> None:
+    """Download a public click log, resuming an earlier attempt, and check it against the published checksums.
+
+    Example: [bold]slimctr data download frappe --out ./data/frappe_x1[/bold]
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from slimctr.clicklogs.download import REMOTE_LOGS
+    from slimctr.clicklogs.download import download as fetch
+
+    log = REMOTE_LOGS[name.value]
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task(log.archive, total=None)
+        files = fetch(
+            log,
+            out,
+            base_url,
+            progress=lambda done, total: bars.update(task, completed=done, total=total or None),
+        )
+    console.print(
+        f"{', '.join(path.name for path in files)} in {out}, checksums verified. Terms: {log.terms}"
+    )
+    console.print(f"Next: slimctr data prepare {out} --format csv --out DIR")
 
 
 @app.command()
@@ -127,9 +174,8 @@ def describe(
     dataset = Dataset(directory)
     info = dataset.info
     console = Console()
-    splits = Table(
-        title=f"{directory}: format {info['format']}, split by {info['split']['by']}", title_justify="left"
-    )
+    console.print(f"{directory}: format {info['format']}, split by {info['split']['by']}")
+    splits = Table()
     for heading in ("split", "rows", "clicks", "click rate"):
         splits.add_column(heading, justify="left" if heading == "split" else "right")
     for name, split in info["splits"].items():
@@ -137,35 +183,30 @@ def describe(
     console.print(splits)
 
     fields = Table()
-    for heading in (
-        "field",
-        "kind",
-        "rows",
-        "OOV valid",
-        "OOV test",
-        "missing train",
-        "missing test",
-        "top value",
-    ):
-        fields.add_column(heading, justify="left" if heading in ("field", "kind") else "right")
+    for heading in ("field", "kind", "rows", "OOV valid", "OOV test", "missing", "top value"):
+        text = heading in ("field", "kind")
+        fields.add_column(heading, justify="left" if text else "right", no_wrap=True)
     for field, declared in zip(info["fields"], dataset.schema.fields, strict=True):
         counts = dataset.counts(field["name"])
         fields.add_row(
             field["name"],
-            declared.kind
-            + (" hashed" if declared.hash_rows else "")
-            + (" list" if declared.multivalued else ""),
+            _kind(declared),
             f"{field['rows']:,}",
             _share(field, "valid", "oov"),
             _share(field, "test", "oov"),
             _share(field, "train", "missing"),
-            _share(field, "test", "missing"),
             f"{counts.max() / counts.sum():.2%}",
         )
     console.print(fields)
     console.print(
         f"{len(info['fields'])} fields, {sum(dataset.rows_per_field):,} rows in all tables, "
         f"{info['parse_errors']['count']:,} lines refused"
+    )
+
+
+def _kind(field: Field) -> str:
+    return " ".join(
+        [field.kind, *(["hashed"] if field.hash_rows else []), *(["list"] if field.multivalued else [])]
     )
 
 
@@ -203,17 +244,18 @@ def _progress() -> Iterator[Progress]:
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[rows]:,} rows, {task.fields[speed]:,.0f} rows/s"),
+        TextColumn("{task.fields[speed]}"),
         TimeElapsedColumn(),
     )
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True)) as bars:
 
-        def advance(phase: str, rows: int, fraction: float) -> None:
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=1.0, rows=0, speed=0.0)
-            elapsed = bars.tasks[tasks[phase]].elapsed or 0.0
-            bars.update(tasks[phase], completed=fraction, rows=rows, speed=rows / elapsed if elapsed else 0.0)
+        def advance(step: str, rows: int, fraction: float) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=1.0, speed="")
+            elapsed = bars.tasks[tasks[step]].elapsed or 0.0
+            speed = f"{rows:,} rows, {rows / elapsed:,.0f} rows/s" if rows and elapsed else ""
+            bars.update(tasks[step], completed=fraction, speed=speed)
 
         yield advance
 
