@@ -152,7 +152,7 @@ def label(
         typer.echo(f"{name}: label {label} removed, revision {labels.revision}")
         return
     labels = models.set_label(name, label, version, expected_revision)
-    typer.echo(f"{name}: {label} → {version}, revision {labels.revision}")
+    typer.echo(f"{name}: label {label} → {version}, revision {labels.revision}")
 
 
 @app.command()

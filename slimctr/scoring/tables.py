@@ -72,11 +72,8 @@ def _stored_table(table: Table, tensors: Mapping[str, Array], schema: FeatureSch
     codes = tensors[table.codes]
     segments = _segments(table, codes)
     scales, minimums = (_column_floats(table, tensors, name) for name in (table.scales, table.minimums))
-    codec: Literal["float32", "float16", "int8_row", "planes", "stream"] = (
-        table.layout if table.codec == "packed" and table.layout is not None else table.codec  # type: ignore[assignment]
-    )
     return StoredTable(
-        codec=codec,
+        codec=_kernel_codec(table),
         codes=codes.reshape(-1).view(np.uint8),
         segments=segments,
         rows=table.rows,
@@ -87,6 +84,14 @@ def _stored_table(table: Table, tensors: Mapping[str, Array], schema: FeatureSch
         scales=scales,
         minimums=minimums,
     )
+
+
+def _kernel_codec(table: Table) -> Literal["float32", "float16", "int8_row", "planes", "stream"]:
+    if table.codec != "packed":
+        return table.codec
+    if table.layout is None:
+        raise EngineError(f"table '{table.codes}' is packed without a layout")
+    return table.layout
 
 
 def _segments(table: Table, codes: Array) -> tuple[RowSegment, ...]:
@@ -122,15 +127,18 @@ def _packed_segments(table: Table, codes: Array) -> tuple[RowSegment, ...]:
         end = segment.byte_base + segment.rows * record_bytes
         if segment.byte_base != next_byte or end > codes.size:
             raise EngineError(f"tensor '{table.codes}': the segment of row {segment.start_row} is misplaced")
-        if table.scale == "row" and record_bytes:
-            records = codes[segment.byte_base : end].reshape(segment.rows, record_bytes)
-            _check_finite(table.codes, records[:, -_ROW_SCALE_BYTES:], np.float16)
         segments.append(
             RowSegment(segment.start_row, segment.rows, segment.byte_base, record_bytes, segment.bits)
         )
         next_byte = end
     if next_byte != codes.size:
         raise EngineError(f"tensor '{table.codes}': {codes.size - next_byte} bytes belong to no segment")
+    if table.scale == "row":
+        for placed in segments:
+            if placed.record_bytes:
+                end = placed.byte_base + placed.rows * placed.record_bytes
+                records = codes[placed.byte_base : end].reshape(placed.rows, placed.record_bytes)
+                _check_finite(table.codes, records[:, -_ROW_SCALE_BYTES:], np.float16)
     return tuple(segments)
 
 

@@ -1,0 +1,84 @@
+"""`slimctr models`: what each command prints and changes."""
+
+import json
+import os
+
+import pytest
+from artifacts import build_artifact
+from typer.testing import CliRunner
+
+from model_store.errors import Conflict, NotFound
+from model_store.store import ModelStore
+from slimctr.commands.models import app
+
+
+@pytest.fixture
+def root(tmp_path):
+    build_artifact(tmp_path, label="stable", compressed=False)
+    build_artifact(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(root):
+    def call(*arguments, status=0):
+        result = CliRunner().invoke(app, [*arguments, "--store", str(root)], env={"COLUMNS": "160"})
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == status
+        return result.output
+
+    return call
+
+
+def test_list(run, root):
+    output = run("list")
+    lines = [line.split() for line in output.splitlines() if " ctr " in line]
+    assert [line[3] for line in lines] == ["1", "2"]
+    assert "stable" in lines[0]
+    assert "ptq" in lines[1]
+
+
+def test_list_of_nothing(tmp_path):
+    result = CliRunner().invoke(app, ["list", "--store", str(tmp_path / "none")])
+    assert "holds no model" in result.output
+
+
+def test_show(run):
+    output = run("show", "ctr@2")
+    assert "ctr@2" in output
+    assert "times smaller than the original" in output
+    assert "packed stream" in output
+    assert json.loads(run("show", "ctr", "--json"))["version"] == "1"
+    with pytest.raises(NotFound, match="no version 3"):
+        run("show", "ctr@3")
+
+
+def test_verify(run, root):
+    assert run("verify").count("ok, golden rows within") == 2
+    assert "ctr@2: ok" in run("verify", "ctr@2")
+    network = root / "ctr" / "2" / "network.onnx"
+    network.chmod(0o644)
+    os.truncate(network, 10)
+    output = run("verify", status=1)
+    assert "ctr@1: ok" in output
+    assert "ctr@2: FAILED" in output
+
+
+def test_label(run, root):
+    assert "label canary → 2, revision 2" in run("label", "ctr@2", "canary")
+    assert ModelStore(root).labels("ctr").labels == {"stable": "1", "canary": "2"}
+    with pytest.raises(Conflict):
+        run("label", "ctr@2", "canary", "--expected-revision", "0")
+    assert "label canary removed" in run("label", "ctr", "canary", "--remove")
+    assert ModelStore(root).labels("ctr").labels == {"stable": "1"}
+
+
+def test_remove(run, root):
+    with pytest.raises(Conflict, match="labeled stable"):
+        run("remove", "ctr@1", "--yes")
+    run("remove", "ctr@stable", "--yes", status=2)
+    run("remove", "ctr@2", status=1)
+    assert ModelStore(root).versions("ctr") == [1, 2]
+    assert "ctr@2 removed" in run("remove", "ctr@2", "--yes")
+    assert ModelStore(root).versions("ctr") == [1]
