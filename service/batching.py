@@ -225,7 +225,10 @@ class BatchQueue:
         """Hand the scores of an executed batch to its requests."""
         if execution.logits is not None:
             self.observer.executed(
-                execution.parts[0].request.variant, len(execution.batch), execution.lookup_s, execution.infer_s
+                execution.parts[0].request.variant,
+                len(execution.batch),
+                execution.lookup_s,
+                execution.infer_s,
             )
         at = 0
         for part in execution.parts:
@@ -234,7 +237,9 @@ class BatchQueue:
                 if execution.logits is None:
                     request.answer.set_exception(execution.error or RuntimeError("the batch gave no scores"))
                 else:
-                    request.logits[part.start : part.start + part.rows] = execution.logits[at : at + part.rows]
+                    request.logits[part.start : part.start + part.rows] = execution.logits[
+                        at : at + part.rows
+                    ]
                     request.lookup_s += execution.lookup_s
                     request.infer_s += execution.infer_s
                     request.done += part.rows

@@ -18,7 +18,9 @@ from service.telemetry.metrics import Metrics
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Probes, scrapes and the page are called every few seconds by machines; logging them would bury the requests.
-UNLOGGED_ROUTES = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/dashboard"})
+UNLOGGED_ROUTES = frozenset(
+    {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/dashboard"}
+)
 
 logger = logging.getLogger("slimctr.service")
 
@@ -92,7 +94,9 @@ class ContextMiddleware:
             problem = problem_of(error, under_v2=context.under_v2)
             context.log["slug"] = problem.kind.slug
             context.log["detail"] = problem.detail
-            await problem_response(problem, path=path, request_id=context.request_id)(scope, receive, send_with_id)
+            await problem_response(problem, path=path, request_id=context.request_id)(
+                scope, receive, send_with_id
+            )
         self._finish(scope, context, status)
 
     def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:
@@ -100,7 +104,9 @@ class ContextMiddleware:
         if context.answered is not None:
             context.answered(duration_s)
         route = route_template(scope)
-        self._metrics.http_server_request_duration_seconds.labels(scope["method"], route, str(status)).observe(duration_s)
+        self._metrics.http_server_request_duration_seconds.labels(
+            scope["method"], route, str(status)
+        ).observe(duration_s)
         if route not in UNLOGGED_ROUTES and logger.isEnabledFor(logging.INFO):
             logger.info(
                 "request",

@@ -19,12 +19,13 @@ ServiceError
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from starlette.responses import Response
 
 from model_store.errors import Conflict, InvalidName, NotFound, StoreError
+from service.experiments.errors import StateUnavailable, UnknownExperiment
 from slimctr.errors import FeatureError, SlimctrError
 
 MAX_LISTED_FAULTS = 20
@@ -32,10 +33,14 @@ MAX_LISTED_FAULTS = 20
 
 @dataclass(frozen=True)
 class Fault:
-    """One wrong value of a request: where it stands (JSON pointer as a URI fragment) and what is wrong."""
+    """One wrong value of a request: where it stands (JSON pointer as a URI fragment) and what is wrong.
+
+    `issue` is its name in `slimctr_input_issues_total`, None for what is no feature value.
+    """
 
     pointer: str
     detail: str
+    issue: Literal["unknown_field", "missing_field", "bad_type"] | None = None
 
 
 class ServiceError(Exception):
@@ -118,8 +123,6 @@ class NonFiniteScore(ServiceError):
 
 class Unavailable(ServiceError):
     """The request is fine; the service cannot take it now."""
-
-    headers: Mapping[str, str] = {"Retry-After": "1"}
 
 
 class QueueFull(Unavailable):
@@ -239,6 +242,15 @@ PROBLEMS: dict[type[Exception], ProblemKind] = {
         "The deadline passed before the scores were there",
         "Raise the deadline or send fewer rows.",
     ),
+    StateUnavailable: ProblemKind(
+        503,
+        "state-unavailable",
+        "The state of the experiments cannot be reached",
+        "Try again after Retry-After seconds; scoring goes on meanwhile.",
+    ),
+    UnknownExperiment: ProblemKind(
+        404, "unknown-experiment", "No such experiment", "GET /v1/experiments names the running one."
+    ),
     StoreError: INTERNAL,
     SlimctrError: INTERNAL,
 }
@@ -277,7 +289,9 @@ def problem_of(error: Exception, *, under_v2: bool) -> Problem:
         )
         return Problem(kind, detail, kind.status)
     faults = error.faults if isinstance(error, InvalidInput) else ()
-    headers = error.headers if isinstance(error, ServiceError) else {}
+    headers = dict(error.headers) if isinstance(error, ServiceError) else {}
+    if kind.status == 503:
+        headers["Retry-After"] = "1"
     status = 400 if under_v2 and kind is INVALID_INPUT else kind.status
     return Problem(kind, str(error), status, faults, headers)
 

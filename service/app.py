@@ -1,0 +1,142 @@
+"""The application: one object of each part, wired together, started and stopped in order."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+import slimctr
+from model_store.store import ModelStore
+from service.auth import requires
+from service.batching import Compute
+from service.context import ContextMiddleware, context_of
+from service.errors import (
+    BAD_REQUEST,
+    INVALID_INPUT,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    Fault,
+    Problem,
+    problem_response,
+)
+from service.experiments.errors import ExperimentError
+from service.experiments.facade import open_experiments
+from service.inference import Inference
+from service.lifecycle import Lifecycle
+from service.pool import Pool
+from service.readiness import Readiness
+from service.routes import dashboard, health, metrics, models, oip, predict, problems
+from service.settings import Settings
+from service.telemetry.loop_lag import watch_loop_lag
+from service.telemetry.metrics import Metrics
+from slimctr.errors import ConfigError
+
+DESCRIPTION = (
+    "Scores click-through rate from compressed embedding tables and compares variants on live traffic."
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; its lifespan opens state, pool and experiments, and closes them in reverse."""
+    lifecycle = Lifecycle()
+    registry = Metrics()
+    app = FastAPI(
+        title="slimctr",
+        version=slimctr.__version__,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.state.lifecycle = lifecycle
+    app.state.metrics = registry
+    app.state.startup_error = None
+    app.add_middleware(ContextMiddleware, metrics=registry, lifecycle=lifecycle)
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(RequestValidationError, _validation_problem)
+    _include_routes(app)
+    return app
+
+
+def _include_routes(app: FastAPI) -> None:
+    for router in (health.router, problems.router, oip.health):
+        app.include_router(router)
+    for router in (predict.router, oip.infer):  # they authorize the request themselves
+        app.include_router(router)
+    for router in (oip.models, oip.repository, models.router, models.control):
+        app.include_router(router)
+    app.include_router(metrics.router, dependencies=[Depends(requires("metrics"))])
+    app.include_router(dashboard.router)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Serve from the first moment; `/readyz` says when the versions passed their gates."""
+    settings: Settings = app.state.settings
+    registry: Metrics = app.state.metrics
+    store = ModelStore(settings.store)
+    compute = Compute(settings.compute_threads)
+    pool = Pool(settings, store, registry, compute)
+    try:
+        running = open_experiments(settings, pool, registry, store)
+        await running.start()
+    except (ConfigError, ExperimentError) as error:
+        app.state.startup_error = error
+        raise
+    inference = Inference(pool, running, registry)
+    app.state.pool = pool
+    app.state.experiments = running
+    app.state.inference = inference
+    app.state.readiness = Readiness(app.state.lifecycle, pool)
+    pool.require(running.required_versions())
+    pool.start()
+    lag = asyncio.create_task(watch_loop_lag(registry.event_loop_lag_seconds))
+    try:
+        yield
+    finally:
+        lag.cancel()
+        await asyncio.gather(lag, return_exceptions=True)
+        await running.stop()
+        await pool.stop()
+        inference.close()
+        compute.close()
+
+
+def _http_problem(request: Request, error: Exception) -> Response:
+    """Answer what the framework refuses (404, 405 and the like)."""
+    assert isinstance(error, HTTPException)
+    kind = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}.get(error.status_code, BAD_REQUEST)
+    problem = Problem(
+        kind,
+        f"{request.method} {request.url.path}: {str(error.detail).lower()}",
+        error.status_code,
+        headers=dict(error.headers or {}),
+    )
+    return _respond(request, problem)
+
+
+def _validation_problem(request: Request, error: Exception) -> Response:
+    """Answer parameters and bodies that the framework checked; under /v2 that is 400."""
+    assert isinstance(error, RequestValidationError)
+    faults = tuple(_fault(entry) for entry in error.errors()[:20])
+    detail = "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults)
+    if any(entry["loc"][0] == "path" for entry in error.errors()):
+        return _respond(request, Problem(NOT_FOUND, detail, 404, faults))
+    context = context_of(request)
+    return _respond(request, Problem(INVALID_INPUT, detail, 400 if context.under_v2 else 422, faults))
+
+
+def _fault(entry: dict[str, Any]) -> Fault:
+    place = [str(part) for part in entry["loc"] if part != "body"]
+    return Fault("#/" + "/".join(place), entry["msg"])
+
+
+def _respond(request: Request, problem: Problem) -> Response:
+    context = context_of(request)
+    context.log["slug"] = problem.kind.slug
+    return problem_response(problem, path=request.url.path, request_id=context.request_id)

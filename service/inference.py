@@ -1,0 +1,217 @@
+"""The one scoring core: every encoding of a request ends here, on its way from a batch to scores."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from service.batching import Scored
+from service.context import RequestContext
+from service.errors import DeadlineExceeded, InvalidInput, NonFiniteScore, NotReady, QueueFull
+from service.experiments.facade import Assignment, Experiments, ScoredRequest
+from service.instruments import VariantInstruments, failure_reason
+from service.pool import Pool
+from service.telemetry.metrics import Metrics
+from service.versions import Serving, Version
+from slimctr.features import EncodedBatch, Encoder, FeatureSchema
+from slimctr.scoring import sigmoid
+
+# Decoding and encoding a body of this size takes about as long as a turn of the event loop may.
+OFF_LOOP_BYTES = 64 * 1024
+
+Api = Literal["v1", "v2"]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which version a request asks for; nothing set means: the experiment decides, else the label `stable`."""
+
+    model: str | None = None
+    version: int | None = None
+    label: str | None = None
+    unit_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The version that answers, under which variant, and the metrics of both."""
+
+    version: Version
+    serving: Serving
+    assignment: Assignment
+    instruments: VariantInstruments
+    target: Target
+    api: Api
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.version.model
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Fields of the version."""
+        return self.serving.scorer.encoder.schema
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Scores of a request: logits and probabilities, float32 (B,), and the stages behind them in seconds."""
+
+    batch: EncodedBatch
+    logits: npt.NDArray[np.float32]
+    pctr: npt.NDArray[np.float32]
+    input_s: float
+    stages: Scored
+
+
+class Inference:
+    """Chooses the version, encodes, queues, checks and accounts for every request."""
+
+    def __init__(self, pool: Pool, experiments: Experiments, metrics: Metrics) -> None:
+        self.pool = pool
+        self._experiments = experiments
+        self._metrics = metrics
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="slimctr-decode")
+
+    async def decode(self, size_bytes: int, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return `work(...)`: done here when the body is small, in a thread when it would hold up the event loop."""
+        if size_bytes <= OFF_LOOP_BYTES:
+            return work(*args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, lambda: work(*args, **kwargs))
+
+    @contextmanager
+    def chosen(self, context: RequestContext, target: Target, api: Api) -> Iterator[Choice]:
+        """Assign the request to a version, keep that loaded meanwhile, and count how the request ends.
+
+        Raises UnknownName, NotReady.
+        """
+        model = target.model or self.pool.default_model()
+        try:
+            assignment = self._experiments.assign(
+                model,
+                unit_id=target.unit_id,
+                request_id=context.request_id,
+                version=target.version,
+                label=target.label,
+            )
+            version = self.pool.version(model, assignment.version)
+            serving = version.ready()
+        except NotReady:
+            self._metrics.shed_total.labels("not_ready").inc()
+            raise
+        instruments = version.instruments.variant(assignment.variant)
+        instruments.requests[api].inc()
+        context.log.update(
+            model=model,
+            version=assignment.version,
+            variant=assignment.variant,
+            experiment=assignment.experiment,
+        )
+        with version.leased(), self._metrics.in_flight_requests.labels(model).track_inprogress():
+            try:
+                yield Choice(version, serving, assignment, instruments, target, api)
+            except BaseException as error:
+                self._failed(version, instruments, context, error)
+                raise
+
+    async def score(
+        self,
+        choice: Choice,
+        context: RequestContext,
+        rows: int,
+        size_bytes: int,
+        deadline_s: float,
+        encode: Callable[[Encoder], EncodedBatch],
+    ) -> Answer:
+        """Return the scores of one request; `deadline_s` is on the monotonic clock.
+
+        Raises QueueFull, DeadlineExceeded, InvalidInput, NonFiniteScore.
+        """
+        serving, instruments = choice.serving, choice.instruments
+        serving.queue.check_room(rows)
+        batch = await self.decode(size_bytes, encode, serving.scorer.encoder)
+        input_s = time.perf_counter() - context.received_s
+        instruments.input_s.observe(input_s)
+        stages = await serving.queue.score(batch, variant=choice.assignment.variant, deadline_s=deadline_s)
+        logits = stages.logits
+        if not np.isfinite(logits).all():
+            self._metrics.input_issues_total.labels(choice.model, "nonfinite_score").inc()
+            raise NonFiniteScore(
+                f"model '{choice.model}' version {choice.version.number} gave a score that is not finite"
+            )
+        instruments.queue_s.observe(stages.queue_s)
+        instruments.lookup_s.observe(stages.lookup_s)
+        instruments.infer_s.observe(stages.infer_s)
+        instruments.request_rows.observe(rows)
+        instruments.rows.inc(rows)
+        if choice.version.counts is not None:
+            choice.version.counts.add(batch, choice.schema)
+        context.log.update(
+            rows=rows,
+            queue_ms=round(stages.queue_s * 1e3, 3),
+            compute_ms=round((stages.lookup_s + stages.infer_s) * 1e3, 3),
+        )
+        answer = Answer(batch, logits, sigmoid(logits), input_s, stages)
+        context.answered = lambda total_s: self._answered(choice, context.request_id, answer, total_s)
+        return answer
+
+    def close(self) -> None:
+        """End the decoding thread."""
+        self._decoder.shutdown(wait=True)
+
+    def _answered(self, choice: Choice, request_id: str, answer: Answer, total_s: float) -> None:
+        """Account for a response that was handed over; the experiment hears of it only now."""
+        stages = answer.stages
+        compute_s = stages.lookup_s + stages.infer_s
+        choice.instruments.total_s.observe(total_s)
+        choice.instruments.output_s.observe(max(0.0, total_s - answer.input_s - stages.queue_s - compute_s))
+        choice.version.statistics.succeeded(
+            len(answer.batch),
+            total_s=total_s,
+            queue_s=stages.queue_s,
+            input_s=answer.input_s,
+            infer_s=compute_s,
+        )
+        self._experiments.record(
+            ScoredRequest(
+                request_id=request_id,
+                unit_id=choice.target.unit_id,
+                model=choice.model,
+                assignment=choice.assignment,
+                batch=answer.batch,
+                logits=answer.logits,
+                scored_at=time.time(),
+            )
+        )
+
+    def _failed(
+        self, version: Version, instruments: VariantInstruments, context: RequestContext, error: BaseException
+    ) -> None:
+        instruments.failed(failure_reason(error))
+        version.statistics.fail.add(time.perf_counter() - context.received_s)
+        if isinstance(error, QueueFull):
+            self._metrics.shed_total.labels("queue_full").inc()
+        elif isinstance(error, DeadlineExceeded):
+            self._metrics.shed_total.labels("deadline").inc()
+        elif isinstance(error, InvalidInput):
+            for fault in error.faults:
+                if fault.issue is not None:
+                    self._metrics.input_issues_total.labels(version.model, fault.issue).inc()
+
+
+def variant_parameters(choice: Choice) -> dict[str, str]:
+    """Return who answered as the string parameters of an Open Inference Protocol response."""
+    assignment = choice.assignment
+    parameters = {"variant": assignment.variant, "assignment_reason": assignment.reason}
+    if assignment.experiment is not None:
+        parameters["experiment"] = assignment.experiment
+    return parameters

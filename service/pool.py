@@ -1,0 +1,491 @@
+"""The pool of loaded versions: follows the labels of the store, loads in its own thread, swaps without a gap.
+
+Everything here runs on the event loop except reading labels and opening or closing artifacts. One rule moves it:
+`_reconcile` compares what labels, experiments and requests want with what is loaded, and starts what is missing.
+It runs after every look at the labels and after every finished load, so it may be called at any time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from model_store.errors import StoreError
+from model_store.labels import Labels
+from model_store.manifest import Manifest
+from model_store.store import DEFAULT_LABEL, ModelStore
+from service.batching import BatchQueue, Compute
+from service.errors import LoadFailed, NotReady, UnknownName, VersionInUse
+from service.instruments import VersionInstruments
+from service.model_metrics import ModelMetrics
+from service.settings import Settings
+from service.statistics import Statistics
+from service.telemetry.metrics import Metrics
+from service.versions import FieldCounts, Opened, Serving, State, Version, load_result, open_version
+from slimctr.errors import SlimctrError
+from slimctr.features import FeatureSchema
+from slimctr.scoring import Scorer
+
+Key = tuple[str, int]
+Result = TypeVar("Result")
+# How often resident bytes are read again: the kernel walks the page tables for it.
+MEMORY_REFRESH_SECONDS = 15.0
+
+logger = logging.getLogger("slimctr.pool")
+
+
+class Pool:
+    """Loaded versions and the labels that lead to them."""
+
+    def __init__(self, settings: Settings, store: ModelStore, metrics: Metrics, compute: Compute) -> None:
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._model_metrics = ModelMetrics(metrics)
+        self._compute = compute
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="slimctr-loader")
+        self._versions: dict[Key, Version] = {}
+        self._labels: dict[str, Labels] = {}
+        self._routes: dict[str, dict[str, int]] = {}
+        self._bound: frozenset[Key] = frozenset()
+        self._asked: set[Key] = set()
+        self._unloaded: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._looked = False
+        self._memory_read_s = 0.0
+
+    # What requests ask
+
+    def models(self) -> list[str]:
+        """Return the models that have a label or a version here."""
+        return sorted(
+            {model for model, _ in self._versions} | {m for m, routes in self._routes.items() if routes}
+        )
+
+    def default_model(self) -> str:
+        """Return the configured model, else the only one; raise UnknownName when that is no answer."""
+        if self._settings.default_model is not None:
+            return self._settings.default_model
+        models = self.models()
+        if len(models) == 1:
+            return models[0]
+        served = ", ".join(models) or "none"
+        raise UnknownName(f"name a model: default_model is not set and the served models are {served}")
+
+    def version(self, model: str, number: int) -> Version:
+        """Return a version that is loaded or on its way; raise UnknownName."""
+        found = self._versions.get((model, number))
+        if found is None:
+            raise UnknownName(f"model '{model}' version {number} is not loaded; {self._choices(model)}")
+        return found
+
+    def label_version(self, model: str, label: str) -> int:
+        """Return the READY version that requests for `label` get; raise UnknownName, or NotReady while it loads."""
+        number = self._routes.get(model, {}).get(label)
+        if number is not None:
+            return number
+        if label in self._wanted_labels(model):
+            target = self._wanted_labels(model)[label]
+            state = self._versions.get((model, int(target)))
+            reason = f": {state.reason}" if state is not None and state.reason else ""
+            raise NotReady(
+                f"model '{model}' label '{label}' points to version {target}, which is not ready{reason}"
+            )
+        if model not in self.models():
+            raise UnknownName(f"model '{model}' is not served; models: {', '.join(self.models()) or 'none'}")
+        raise UnknownName(f"model '{model}' has no label '{label}'; {self._choices(model)}")
+
+    def labels(self, model: str) -> dict[str, int]:
+        """Return where each label leads requests now."""
+        return dict(self._routes.get(model, {}))
+
+    def scorer(self, model: str, version: int) -> Scorer | None:
+        """Return the engine of a READY version, None for any other."""
+        found = self._versions.get((model, version))
+        if found is None or found.state is not State.READY or found.serving is None:
+            return None
+        return found.serving.scorer
+
+    def known_versions(self, model: str) -> list[Version]:
+        """Return the versions of a model that are loaded, on their way or failed, by number."""
+        return [version for (name, _), version in sorted(self._versions.items()) if name == model]
+
+    def served_versions(self, model: str) -> list[Version]:
+        """Return the known versions of a model; raise UnknownName when there are none."""
+        versions = self.known_versions(model)
+        if not versions:
+            raise UnknownName(f"model '{model}' is not served; models: {', '.join(self.models()) or 'none'}")
+        return versions
+
+    def ready_numbers(self, model: str) -> list[int]:
+        """Return the versions of a model that answer."""
+        return [version.number for version in self.known_versions(model) if version.state is State.READY]
+
+    def schema(self, model: str, number: int | None = None) -> FeatureSchema:
+        """Return the fields of a version, by default of `stable`, else of the newest that is READY.
+
+        Raises UnknownName, NotReady.
+        """
+        self.served_versions(model)
+        if number is None:
+            ready = self.ready_numbers(model)
+            if not ready:
+                raise NotReady(f"model '{model}' has no ready version")
+            number = self._routes.get(model, {}).get(DEFAULT_LABEL, ready[-1])
+        return self.version(model, number).ready().scorer.encoder.schema
+
+    def blockers(self) -> list[str]:
+        """Return what keeps the service from being ready; empty when it is.
+
+        Every required label of every model must lead to a READY version, and the versions of experiments must have
+        passed or failed their gates. A candidate that failed does not stop the service: the default answers for it.
+        """
+        if not self._looked:
+            return ["the labels of the store were not read yet"]
+        blockers = []
+        required = [
+            (model, label)
+            for model in sorted(self._labels)
+            for label in self._settings.required_labels
+            if label in self._wanted_labels(model)
+        ]
+        if not required and self._settings.required_labels:
+            names = ", ".join(self._settings.required_labels)
+            blockers.append(
+                f"no model in '{self._settings.store}' has a required label ({names}): publish one with "
+                f"`slimctr publish --label {self._settings.required_labels[0]}`"
+            )
+        for model, label in required:
+            if label not in self._routes.get(model, {}):
+                blockers.append(f"model '{model}' label '{label}' leads to no ready version yet")
+        for model, number in sorted(self._bound):
+            version = self._versions.get((model, number))
+            if version is None or version.state not in (State.READY, State.UNAVAILABLE):
+                blockers.append(f"model '{model}' version {number} of an experiment is loading")
+        return blockers
+
+    # What experiments and operators ask
+
+    def require(self, versions: Iterable[Key]) -> None:
+        """Keep these versions loaded, whatever the labels say: an experiment needs them."""
+        self._bound = frozenset(versions)
+
+    async def load_model(self, model: str) -> None:
+        """Load what labels and experiments need of a model, else its newest version; return when it is READY.
+
+        Raises UnknownName, LoadFailed.
+        """
+        await self._look()
+        self._unloaded.discard(model)
+        keys = {key for key in self._wanted() if key[0] == model}
+        if not keys:
+            numbers = await asyncio.to_thread(partial(self._store.versions, model))
+            if not numbers:
+                raise UnknownName(f"the store has no model '{model}'")
+            keys = {(model, numbers[-1])}
+        await self._load_now(keys)
+
+    async def load_version(self, model: str, number: int) -> None:
+        """Load one version and return when it is READY; raise NotFound, LoadFailed."""
+        await asyncio.to_thread(partial(self._store.path, model, number))
+        self._unloaded.discard(model)
+        await self._load_now({(model, number)})
+
+    async def unload_model(self, model: str) -> None:
+        """Unload every version of a model, labels or not; raise UnknownName, VersionInUse for an experiment's."""
+        if model not in self.models():
+            raise UnknownName(f"model '{model}' is not loaded")
+        if any(name == model for name, _ in self._bound):
+            raise VersionInUse(f"an experiment needs model '{model}'")
+        self._unloaded.add(model)
+        self._asked = {key for key in self._asked if key[0] != model}
+        self._reconcile()
+        await self._until(lambda: not self.known_versions(model))
+
+    async def unload_version(self, model: str, number: int) -> None:
+        """Unload one version after its last request; raise UnknownName, VersionInUse."""
+        self.version(model, number)
+        key = (model, number)
+        await self._look()
+        if key in self._bound:
+            raise VersionInUse(f"an experiment needs model '{model}' version {number}")
+        if key in self._labeled() or number in self._routes.get(model, {}).values():
+            raise VersionInUse(f"a label points to model '{model}' version {number}")
+        self._asked.discard(key)
+        self._reconcile()
+        await self._until(lambda: key not in self._versions)
+
+    async def stored_versions(self, model: str) -> list[int]:
+        """Return the versions in the store; raise UnknownName when there is no such model."""
+        numbers = await asyncio.to_thread(partial(self._store.versions, model))
+        if not numbers and not self.known_versions(model):
+            raise UnknownName(
+                f"model '{model}' is not in the store; models: {', '.join(self.models()) or 'none'}"
+            )
+        return numbers
+
+    async def stored_models(self) -> list[str]:
+        """Return the models in the store."""
+        return await asyncio.to_thread(self._store.models)
+
+    async def manifests(self, model: str) -> dict[int, Manifest]:
+        """Return the manifests of the stored versions; one that cannot be read is left out and logged."""
+        return await asyncio.to_thread(self._read_manifests, model)
+
+    async def refresh_memory(self) -> None:
+        """Read again what each READY version holds in memory."""
+        for version in list(self._versions.values()):
+            if version.serving is not None:
+                version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
+                self._model_metrics.memory(version)
+
+    # Its own life
+
+    def start(self) -> None:
+        """Begin to follow the labels; returns at once, `blockers` tells when it serves."""
+        self._spawn(self._watch())
+
+    async def settled(self) -> None:
+        """Return when the labels were read and nothing is loading or unloading any more."""
+        await self._until(
+            lambda: (
+                self._looked
+                and all(v.state in (State.READY, State.UNAVAILABLE) for v in self._versions.values())
+            )
+        )
+
+    async def stop(self) -> None:
+        """End the watch and close every version; requests must have ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for version in self._versions.values():
+            if version.serving is not None:
+                self._flush_counts(version)
+                await self._in_loader(version.serving.scorer.close)
+        self._versions.clear()
+        self._loader.shutdown()
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await self._look()
+                for version in self._versions.values():
+                    self._flush_counts(version)
+                if loop.time() - self._memory_read_s >= MEMORY_REFRESH_SECONDS:
+                    self._memory_read_s = loop.time()
+                    await self.refresh_memory()
+            except Exception:
+                logger.exception("following the labels failed; trying again")
+            await asyncio.sleep(self._settings.label_poll_seconds)
+
+    async def _look(self) -> None:
+        """Read the labels of every model and act on what changed."""
+        labels = await asyncio.to_thread(self._read_labels)
+        for model, found in labels.items():
+            before = self._labels.get(model)
+            if before is None or before.revision != found.revision:
+                # A moved label is also the operator's way to say: try the failed version again.
+                for version in self.known_versions(model):
+                    if version.state is State.UNAVAILABLE:
+                        del self._versions[(model, version.number)]
+        self._labels = labels
+        self._looked = True
+        self._reconcile()
+
+    def _read_labels(self) -> dict[str, Labels]:
+        labels = {}
+        for model in self._store.models():
+            try:
+                labels[model] = self._store.labels(model)
+            except StoreError as error:
+                logger.warning("labels are not readable", extra={"model": model, "detail": str(error)})
+                if model in self._labels:
+                    labels[model] = self._labels[model]
+        return labels
+
+    def _read_manifests(self, model: str) -> dict[int, Manifest]:
+        manifests = {}
+        for number in self._store.versions(model):
+            try:
+                manifests[number] = self._store.manifest(model, number)
+            except StoreError as error:
+                logger.warning(
+                    "manifest is not readable",
+                    extra={"model": model, "version": number, "detail": str(error)},
+                )
+        return manifests
+
+    def _wanted_labels(self, model: str) -> dict[str, str]:
+        if model in self._unloaded or model not in self._labels:
+            return {}
+        return dict(self._labels[model].labels)
+
+    def _labeled(self) -> set[Key]:
+        return {
+            (model, int(number)) for model in self._labels for number in self._wanted_labels(model).values()
+        }
+
+    def _wanted(self) -> set[Key]:
+        return self._labeled() | self._bound | self._asked
+
+    def _reconcile(self) -> None:
+        wanted = self._wanted()
+        for key in sorted(wanted - self._versions.keys()):
+            self._versions[key] = self._new_version(*key)
+            self._spawn(self._load(self._versions[key]))
+        for model in self._labels.keys() | self._routes.keys():
+            self._move_labels(model)
+        routed = {(model, number) for model, routes in self._routes.items() for number in routes.values()}
+        for key, version in list(self._versions.items()):
+            if key in wanted | routed:
+                continue
+            if version.state is State.READY:
+                version.state = State.UNLOADING
+                self._spawn(self._unload(version))
+            elif version.state is State.UNAVAILABLE:
+                del self._versions[key]
+        self._announce()
+
+    def _move_labels(self, model: str) -> None:
+        routes = self._routes.setdefault(model, {})
+        targets = {label: int(number) for label, number in self._wanted_labels(model).items()}
+        for label in routes.keys() - targets.keys():
+            del routes[label]
+            self._metrics.move_label(model, label, None)
+        for label, number in targets.items():
+            if routes.get(label) != number and self.scorer(model, number) is not None:
+                before = routes.get(label)
+                routes[label] = number
+                self._metrics.move_label(model, label, number)
+                logger.info(
+                    "label moved",
+                    extra={"model": model, "label": label, "version": number, "detail": f"before: {before}"},
+                )
+
+    def _new_version(self, model: str, number: int) -> Version:
+        statistics = Statistics()
+        return Version(
+            model, number, statistics, VersionInstruments(self._metrics, model, number, statistics)
+        )
+
+    async def _load(self, version: Version) -> None:
+        error: Exception | None = None
+        try:
+            opened = await self._in_loader(
+                partial(
+                    open_version,
+                    self._store,
+                    version,
+                    threads=self._settings.intra_op_threads,
+                    unknown_fields=self._settings.unknown_fields,
+                )
+            )
+            version.serving = self._serve(version, opened)
+            version.counts = FieldCounts.of(len(version.serving.scorer.encoder.schema.fields))
+            version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
+            version.state = State.READY
+            self._model_metrics.loaded(version)
+            logger.info(
+                "version ready",
+                extra={
+                    "model": version.model,
+                    "version": version.number,
+                    "duration_ms": round(opened.load_s * 1000, 1),
+                },
+            )
+        except Exception as caught:  # whatever a damaged artifact provokes, the others keep serving
+            error = caught
+            version.state = State.UNAVAILABLE
+            version.reason = str(error)
+            self._model_metrics.failed(version)
+            expected = isinstance(error, StoreError | SlimctrError)
+            logger.error(
+                "version refused",
+                extra={"model": version.model, "version": version.number, "detail": str(error)},
+                exc_info=None if expected else error,
+            )
+        self._metrics.model_loads_total.labels(version.model, load_result(error)).inc()
+        self._reconcile()
+
+    def _serve(self, version: Version, opened: Opened) -> Serving:
+        scorer = opened.scorer
+        queue = BatchQueue(
+            engine=scorer,
+            compute=self._compute,
+            max_batch_rows=self._settings.max_batch_rows,
+            max_queue_rows=self._settings.max_queue_rows,
+            observer=version.instruments,
+        )
+        return Serving(
+            scorer.manifest,
+            scorer,
+            queue,
+            opened.path,
+            opened.anonymous_bytes,
+            opened.parity_max_abs_logit_diff,
+            opened.load_s,
+        )
+
+    async def _unload(self, version: Version) -> None:
+        await version.idle.wait()
+        if version.serving is not None:
+            self._flush_counts(version)
+            await self._in_loader(version.serving.scorer.close)
+        version.serving = None
+        del self._versions[(version.model, version.number)]
+        self._metrics.forget_version(version.model, version.number)
+        logger.info("version unloaded", extra={"model": version.model, "version": version.number})
+        self._reconcile()
+
+    def _flush_counts(self, version: Version) -> None:
+        if version.counts is not None and version.serving is not None and version.counts.values.any():
+            schema = version.serving.scorer.encoder.schema
+            self._model_metrics.looked_up(version.model, schema, version.counts)
+            version.counts = FieldCounts.of(len(schema.fields))
+
+    async def _load_now(self, keys: set[Key]) -> None:
+        for key in keys:
+            found = self._versions.get(key)
+            if found is not None and found.state is State.UNAVAILABLE:
+                del self._versions[key]
+        self._asked |= keys - self._wanted()
+        self._reconcile()
+        await self._until(
+            lambda: all(
+                key in self._versions and self._versions[key].state in (State.READY, State.UNAVAILABLE)
+                for key in keys
+            )
+        )
+        failed = [
+            self._versions[key] for key in sorted(keys) if self._versions[key].state is State.UNAVAILABLE
+        ]
+        if failed:
+            self._asked -= keys
+            raise LoadFailed("; ".join(f"{v.model}/{v.number}: {v.reason}" for v in failed))
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._changed.wait()
+
+    def _announce(self) -> None:
+        """Wake everyone who waits for a change; each looks for itself whether it was the awaited one."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _in_loader(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._loader, work)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _choices(self, model: str) -> str:
+        versions = ", ".join(str(version.number) for version in self.known_versions(model)) or "none"
+        labels = ", ".join(f"{label} → {number}" for label, number in sorted(self.labels(model).items()))
+        return f"versions: {versions}; labels: {labels or 'none'}"

@@ -1,0 +1,106 @@
+"""`/v1/models`: what is in the store, what of it serves, and its bytes; loading and unloading single versions."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request
+
+from model_store.manifest import Manifest
+from service.auth import requires
+from service.errors import ModelControlDisabled
+from service.pool import Pool
+from service.versions import Version
+from service.wire.documents import ModelAnswer, ModelsAnswer, StateAnswer, VersionAnswer, VersionBytes
+
+ModelName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+VersionNumber = Annotated[str, Path(pattern=r"^[1-9][0-9]{0,17}$")]
+
+router = APIRouter(tags=["models"], dependencies=[Depends(requires("infer"))])
+control = APIRouter(tags=["models"], dependencies=[Depends(requires("admin"))])
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> ModelsAnswer:
+    """Return every model of the store: versions, states, labels, bytes and quality."""
+    pool: Pool = request.app.state.pool
+    await pool.refresh_memory()
+    return ModelsAnswer(models=[await _model(pool, name) for name in await pool.stored_models()])
+
+
+@router.get("/v1/models/{model}")
+async def model(request: Request, model: ModelName) -> ModelAnswer:
+    """Return one model."""
+    pool: Pool = request.app.state.pool
+    await pool.stored_versions(model)
+    await pool.refresh_memory()
+    return await _model(pool, model)
+
+
+@control.post("/v1/models/{model}/versions/{version}/load")
+async def load(request: Request, model: ModelName, version: VersionNumber) -> StateAnswer:
+    """Load one version; answers when it is READY."""
+    _check_model_control(request)
+    pool: Pool = request.app.state.pool
+    await pool.load_version(model, int(version))
+    return StateAnswer(model=model, version=version, state=pool.version(model, int(version)).state)
+
+
+@control.post("/v1/models/{model}/versions/{version}/unload")
+async def unload(request: Request, model: ModelName, version: VersionNumber) -> StateAnswer:
+    """Unload one version after its last request; 409 while a label or an experiment needs it."""
+    _check_model_control(request)
+    pool: Pool = request.app.state.pool
+    await pool.unload_version(model, int(version))
+    return StateAnswer(model=model, version=version, state="unloaded")
+
+
+def _check_model_control(request: Request) -> None:
+    if request.app.state.settings.model_control != "explicit":
+        raise ModelControlDisabled("loading and unloading by request is off (model_control=none)")
+
+
+async def _model(pool: Pool, name: str) -> ModelAnswer:
+    known = {version.number: version for version in pool.known_versions(name)}
+    manifests = await pool.manifests(name)
+    labels = pool.labels(name)
+    return ModelAnswer(
+        model=name,
+        labels={label: str(number) for label, number in sorted(labels.items())},
+        versions=[
+            _version(
+                manifest, known.get(number), [label for label, to in sorted(labels.items()) if to == number]
+            )
+            for number, manifest in manifests.items()
+        ],
+    )
+
+
+def _version(manifest: Manifest, version: Version | None, labels: list[str]) -> VersionAnswer:
+    memory = {} if version is None else version.memory_bytes
+    serving = None if version is None else version.serving
+    originals = {"payload": manifest.bytes.original_payload, "artifact": manifest.bytes.original_artifact}
+    sizes = {"payload": manifest.bytes.payload, "artifact": manifest.artifact_bytes}
+    return VersionAnswer(
+        version=manifest.version,
+        state="stored" if version is None else version.state,
+        reason="" if version is None else version.reason,
+        labels=labels,
+        created=manifest.created,
+        method=list(manifest.method),
+        codecs=sorted({table.codec for table in manifest.tables}),
+        bytes=VersionBytes(
+            **sizes,
+            resident=memory.get("resident"),
+            mapped=memory.get("mapped"),
+            shared=memory.get("shared"),
+        ),
+        ratio_to_original={
+            kind: round(original / sizes[kind], 3)
+            for kind, original in originals.items()
+            if original is not None and sizes[kind]
+        },
+        evaluation=manifest.evaluation,
+        fidelity=manifest.fidelity,
+        parity_atol=manifest.parity_atol,
+        parity_max_abs_logit_diff=None if serving is None else serving.parity_max_abs_logit_diff,
+        digests={name: entry.sha256 for name, entry in manifest.files.items()},
+    )

@@ -1,0 +1,110 @@
+"""`POST /v1/predict`: rows, columns or a slate in, click probabilities out."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.auth import authorize
+from service.context import RequestContext, context_of
+from service.errors import BadHeader, UnsupportedMediaType
+from service.inference import Answer, Choice, Inference, Target
+from service.intake import deadline_s, read_body
+from service.routes.direct import DirectRoute
+from service.settings import Settings
+from service.wire import v1
+from service.wire.documents import PredictAnswer, PredictColumns, PredictRows, PredictSlate
+
+FORMS = [form.model_json_schema() for form in (PredictRows, PredictColumns, PredictSlate)]
+REQUEST_BODY = {"required": True, "content": {"application/json": {"schema": {"oneOf": FORMS}}}}
+
+router = APIRouter(route_class=DirectRoute, tags=["scoring"])
+
+
+@router.post(
+    "/v1/predict",
+    summary="Score rows, columns or a slate",
+    response_model=PredictAnswer,
+    openapi_extra={"requestBody": REQUEST_BODY},
+)
+async def predict(request: Request) -> Response:
+    """Return one click probability per row, in the order of the rows."""
+    authorize(request, "infer")
+    settings: Settings = request.app.state.settings
+    inference: Inference = request.app.state.inference
+    context = context_of(request)
+    _check_content_type(request)
+    due_s = deadline_s(request.headers.get("x-request-deadline-ms"), None, time.monotonic(), settings)
+    body = await read_body(request, settings)
+    asked = await inference.decode(len(body), v1.read_predict, body, settings.max_request_rows)
+    _agree_on_request_id(request, context, asked.request_id)
+    target = Target(asked.model, asked.version, asked.label, asked.unit_id)
+    with inference.chosen(context, target, "v1") as choice:
+        answer = await inference.score(
+            choice, context, asked.form.rows, len(body), due_s, lambda encoder: v1.encode(asked.form, encoder)
+        )
+        content = v1.write_predict(_document(context, choice, answer, asked.include))
+    headers = {"Server-Timing": _server_timing(answer)} if "timing" in asked.include else None
+    return Response(content, media_type="application/json", headers=headers)
+
+
+def _document(
+    context: RequestContext, choice: Choice, answer: Answer, include: frozenset[str]
+) -> dict[str, Any]:
+    assignment = choice.assignment
+    experiment = None
+    if assignment.experiment is not None:
+        experiment = {
+            "key": assignment.experiment,
+            "revision": assignment.revision,
+            "reason": assignment.reason,
+        }
+    document: dict[str, Any] = {
+        "request_id": context.request_id,
+        "model": choice.model,
+        "version": str(choice.version.number),
+        "label": choice.target.label,
+        "variant": assignment.variant,
+        "scores": answer.pctr,
+        "experiment": experiment,
+        "oov": v1.oov_report(choice.schema.names, answer.batch.oov),
+        "defaulted_rows": 0,
+    }
+    if "logits" in include:
+        document["logits"] = answer.logits
+    if "oov_rows" in include:
+        document["oov_rows"] = v1.oov_rows(answer.batch)
+    if "timing" in include:
+        document["timing"] = {f"{stage}_ms": ms for stage, ms in _stages_ms(answer).items()}
+    return document
+
+
+def _stages_ms(answer: Answer) -> dict[str, float]:
+    stages = answer.stages
+    seconds = {
+        "input": answer.input_s,
+        "queue": stages.queue_s,
+        "lookup": stages.lookup_s,
+        "infer": stages.infer_s,
+    }
+    return {stage: round(1000 * duration, 3) for stage, duration in seconds.items()}
+
+
+def _server_timing(answer: Answer) -> str:
+    return ", ".join(f"{stage};dur={ms}" for stage, ms in _stages_ms(answer).items())
+
+
+def _check_content_type(request: Request) -> None:
+    content_type = request.headers.get("content-type", "application/json")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType(
+            f"content type '{content_type[:80]}' is not read here; send application/json"
+        )
+
+
+def _agree_on_request_id(request: Request, context: RequestContext, in_body: str | None) -> None:
+    if in_body is None:
+        return
+    if request.headers.get("x-request-id", in_body) != in_body:
+        raise BadHeader("X-Request-ID and request_id of the body differ; send one of them, or the same")
+    context.request_id = in_body

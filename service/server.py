@@ -1,0 +1,103 @@
+"""Runs the application in this process under uvicorn, with a drain on SIGTERM."""
+
+import signal
+import socket
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.lifecycle import Lifecycle
+from service.settings import Settings
+from service.telemetry.logs import configure_logging
+
+# Left of the shutdown time for flushing exposures and closing versions after the last response.
+FLUSH_SECONDS = 5.0
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, except that SIGTERM first drains: not ready, still serving, then a graceful stop.
+
+    The first SIGINT stops without the drain (a person waits for it), a second signal does not wait for clients.
+    """
+
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_delay_s: float) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._drain_delay_s = drain_delay_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        if self._lifecycle.draining:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+            return
+        self._lifecycle.draining = True
+        if sig == signal.SIGTERM and self._drain_delay_s > 0:
+            timer = threading.Timer(self._drain_delay_s, self._stop)
+            timer.daemon = True
+            timer.start()
+        else:
+            self._stop()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Handle the signals while serving; unlike uvicorn's own, an orderly stop ends with status 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def build_server(app: FastAPI, settings: Settings) -> DrainingServer:
+    """Return a server for one process; `run()` or `serve()` it."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=graceful_seconds(settings),
+    )
+    return DrainingServer(config, app.state.lifecycle, settings.drain_delay_s)
+
+
+def graceful_seconds(settings: Settings) -> int:
+    """Return how long running requests may take once the listening socket is closed."""
+    return max(1, int(settings.shutdown_timeout_s - settings.drain_delay_s - FLUSH_SECONDS))
+
+
+def serve(settings: Settings, sockets: list[socket.socket] | None = None) -> None:
+    """Serve in this process, on `sockets` or on host and port, until a signal ends it.
+
+    Raises ConfigError or ExperimentError, before anything listens, for an experiment that cannot run.
+    """
+    configure_logging(settings.log_level)
+    app = create_app(settings)
+    server = build_server(app, settings)
+    try:
+        server.run(sockets)
+    except SystemExit:
+        # uvicorn has logged why; a reason of ours is shorter and goes to the caller.
+        if app.state.startup_error is not None:
+            raise app.state.startup_error from None
+        raise

@@ -1,0 +1,150 @@
+"""The bodies of `/v1` as pydantic models: they document the API and check nothing on the scoring path."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Value = str | int | float | list[str | int] | None
+UnitId = Annotated[
+    str, Field(pattern=r"^[ -~]{1,256}$", description="hashed identity that keeps its variant")
+]
+RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Predict(_Body):
+    model: str | None = Field(None, description="default: the configured or only model")
+    version: Annotated[str | None, Field(pattern=r"^[1-9][0-9]{0,17}$", description="pins one version")] = (
+        None
+    )
+    label: str | None = Field(None, description="default: the experiment decides, else `stable`")
+    unit_id: UnitId | None = None
+    request_id: RequestId | None = None
+    include: list[Literal["logits", "oov_rows", "timing"]] | None = None
+
+
+class PredictRows(_Predict):
+    """One object per row."""
+
+    instances: list[dict[str, Value]]
+
+
+class PredictColumns(_Predict):
+    """One list per field, all of the same length."""
+
+    columns: dict[str, list[Value]]
+
+
+class PredictSlate(_Predict):
+    """One context and its candidates; no field may be in both."""
+
+    context: dict[str, Value]
+    candidates: list[dict[str, Value]]
+
+
+class ExperimentReference(_Body):
+    """Which experiment chose the variant, and why."""
+
+    key: str
+    revision: int | None
+    reason: str
+
+
+class OutOfVocabulary(_Body):
+    """Values that no training row had, scored with the out-of-vocabulary row of their field."""
+
+    total: int
+    by_field: dict[str, int]
+
+
+class Timing(_Body):
+    """Where the time of the request went."""
+
+    input_ms: float
+    queue_ms: float
+    lookup_ms: float
+    infer_ms: float
+
+
+class PredictAnswer(_Body):
+    """`scores[i]` belongs to row or candidate i: the click probability as the shortest decimal of its float32."""
+
+    request_id: str
+    model: str
+    version: str
+    label: str | None
+    variant: str
+    scores: list[float]
+    experiment: ExperimentReference | None
+    oov: OutOfVocabulary
+    defaulted_rows: int
+    logits: list[float] | None = None
+    oov_rows: list[int] | None = None
+    timing: Timing | None = None
+
+
+class VersionBytes(_Body):
+    """Bytes of one version: table codes, all files, held by this process; mapped and shared of its files."""
+
+    payload: int
+    artifact: int
+    resident: int | None
+    mapped: int | None
+    shared: int | None
+
+
+class VersionAnswer(_Body):
+    """One version of a model."""
+
+    version: str
+    state: str
+    reason: str
+    labels: list[str]
+    created: str
+    method: list[dict[str, Any]]
+    codecs: list[str]
+    bytes: VersionBytes
+    ratio_to_original: dict[str, float]
+    evaluation: dict[str, float]
+    fidelity: dict[str, float]
+    parity_atol: float
+    parity_max_abs_logit_diff: float | None
+    digests: dict[str, str]
+
+
+class ModelAnswer(_Body):
+    """A model with its labels and versions."""
+
+    model: str
+    labels: dict[str, str]
+    versions: list[VersionAnswer]
+
+
+class ModelsAnswer(_Body):
+    """Every model of the store."""
+
+    models: list[ModelAnswer]
+
+
+class StateAnswer(_Body):
+    """The state of one version after a change."""
+
+    model: str
+    version: str
+    state: str
+
+
+class ProblemAnswer(BaseModel):
+    """RFC 9457 problem document; `error` repeats the detail."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    error: str
+    request_id: str
+    errors: list[dict[str, str]] | None = None

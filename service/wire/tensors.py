@@ -1,0 +1,55 @@
+"""INT64 tensors of the Open Inference Protocol: JSON data or raw little-endian bytes to numpy arrays, strictly."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import BadTensor
+
+Integers = npt.NDArray[np.int64]
+
+DATATYPE = "INT64"
+ITEM_BYTES = 8
+MAX_DIMENSIONS = 8
+
+
+def check_shape(name: str, shape: Any) -> tuple[int, ...]:
+    """Return the shape as a tuple; raise BadTensor unless it is a list of non-negative integers."""
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_DIMENSIONS
+        or not all(type(size) is int and 0 <= size < 2**31 for size in shape)
+    ):
+        raise BadTensor(
+            f"input '{name}': shape must be a list of at most {MAX_DIMENSIONS} non-negative integers"
+        )
+    return tuple(shape)
+
+
+def from_json(name: str, shape: tuple[int, ...], data: Any) -> Integers:
+    """Return the tensor in `data`, nested or flat in row-major order; raise BadTensor."""
+    if not isinstance(data, list):
+        raise BadTensor(f"input '{name}': data must be a list")
+    try:
+        values = np.array(data)
+    except (ValueError, OverflowError):
+        raise BadTensor(f"input '{name}': data is ragged or holds something else than {DATATYPE}") from None
+    if values.size == 0:
+        values = np.empty(0, np.int64)
+    if values.dtype != np.int64:
+        raise BadTensor(f"input '{name}': data holds something else than {DATATYPE}")
+    if values.size != math.prod(shape) or (values.ndim != 1 and values.shape != shape):
+        raise BadTensor(
+            f"input '{name}': data of shape {list(values.shape)} does not fit shape {list(shape)}"
+        )
+    return values.reshape(shape)
+
+
+def from_bytes(name: str, shape: tuple[int, ...], data: memoryview) -> Integers:
+    """Return the tensor in `data`; raise BadTensor when its size is not that of the shape."""
+    expected = math.prod(shape) * ITEM_BYTES
+    if len(data) != expected:
+        raise BadTensor(f"input '{name}': {len(data)} bytes where shape {list(shape)} needs {expected}")
+    return np.frombuffer(data, "<i8").astype(np.int64, copy=False).reshape(shape)

@@ -1,0 +1,377 @@
+"""Reads `/v1/predict` bodies (rows, columns, slate) and writes their answers; values never pass through pydantic."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from service.errors import MAX_LISTED_FAULTS, BadJson, Fault, InvalidInput, TooLarge
+from slimctr.errors import FeatureError, MissingField, UnknownField
+from slimctr.features import EncodedBatch, Encoder
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+VERSION = re.compile(r"[1-9][0-9]{0,17}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+UNIT_ID = re.compile(r"[ -~]{1,256}")
+INCLUDES = frozenset({"logits", "oov_rows", "timing"})
+FORMS = ("instances", "columns", "context", "candidates")
+MEMBERS = frozenset({*FORMS, "model", "version", "label", "unit_id", "request_id", "include"})
+# Literals that JSON does not have and that some writers produce; only then is the slower reader worth its time.
+NONFINITE_LITERALS = (b"NaN", b"Infinity")
+
+Row = dict[str, Any]
+
+
+class Form(Protocol):
+    """One of the three ways to write a batch."""
+
+    @property
+    def rows(self) -> int:
+        """Number of instances."""
+
+    def encode(self, encoder: Encoder) -> EncodedBatch:
+        """Return the batch; raise FeatureError."""
+
+    def pointer(self, error: FeatureError) -> str:
+        """Return where the value of `error` stands in the body."""
+
+    def repaired(self, error: FeatureError) -> "Form":
+        """Return a copy in which this one fault is gone, so that the next one shows."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`instances`: one object per row."""
+
+    instances: list[Row]
+
+    @property
+    def rows(self) -> int:
+        """Number of instances."""
+        return len(self.instances)
+
+    def encode(self, encoder: Encoder) -> EncodedBatch:
+        """Return the batch; raise FeatureError."""
+        return encoder.encode_rows(self.instances)
+
+    def pointer(self, error: FeatureError) -> str:
+        """Return `#/instances/<row>/<field>`."""
+        return _pointer("instances", error.row, error.field)
+
+    def repaired(self, error: FeatureError) -> "Rows":
+        """Return a copy without the fault."""
+        return Rows(_repair_rows(self.instances, error))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """`columns`: one list per field, all of the same length."""
+
+    columns: dict[str, list[Any]]
+
+    @property
+    def rows(self) -> int:
+        """Number of instances."""
+        return len(next(iter(self.columns.values()), ()))
+
+    def encode(self, encoder: Encoder) -> EncodedBatch:
+        """Return the batch; raise FeatureError."""
+        return encoder.encode_columns(self.columns)
+
+    def pointer(self, error: FeatureError) -> str:
+        """Return `#/columns/<field>/<row>`."""
+        return _pointer("columns", error.field, error.row)
+
+    def repaired(self, error: FeatureError) -> "Columns":
+        """Return a copy without the fault."""
+        columns = dict(self.columns)
+        if isinstance(error, UnknownField):
+            del columns[error.field]
+        elif error.row is None:
+            columns[error.field] = [_plain(error)] * self.rows
+        else:
+            columns[error.field] = list(columns.get(error.field, [None] * self.rows))
+            columns[error.field][error.row] = _plain(error)
+        return Columns(columns)
+
+
+@dataclass(frozen=True)
+class Slate:
+    """One `context` and its `candidates`; the context is encoded once."""
+
+    context: Row
+    candidates: list[Row]
+
+    @property
+    def rows(self) -> int:
+        """Number of candidates."""
+        return len(self.candidates)
+
+    def encode(self, encoder: Encoder) -> EncodedBatch:
+        """Return the batch; raise FeatureError."""
+        return encoder.encode_slate(self.context, self.candidates)
+
+    def pointer(self, error: FeatureError) -> str:
+        """Return `#/context/<field>` or `#/candidates/<row>/<field>`."""
+        if error.field in self.context:
+            return _pointer("context", error.field)
+        return _pointer("candidates", error.row, error.field)
+
+    def repaired(self, error: FeatureError) -> "Slate":
+        """Return a copy without the fault."""
+        if error.field in self.context:
+            return Slate(_repair_rows([self.context], error, all_rows=True)[0], self.candidates)
+        return Slate(self.context, _repair_rows(self.candidates, error))
+
+
+@dataclass(frozen=True)
+class Predict:
+    """A checked request: who asks, of what, and the batch still in its own form."""
+
+    form: Form
+    model: str | None
+    version: int | None
+    label: str | None
+    unit_id: str | None
+    request_id: str | None
+    include: frozenset[str]
+
+
+def read_predict(body: bytes, max_rows: int) -> Predict:
+    """Return the request in `body`; raises BadJson, InvalidInput, TooLarge."""
+    document = _read_json(body)
+    if not isinstance(document, dict):
+        raise BadJson("the body must be one JSON object")
+    faults = [
+        Fault(_pointer(name), f"unknown member; known are {', '.join(sorted(MEMBERS))}")
+        for name in document
+        if name not in MEMBERS
+    ]
+    form = _read_form(document, faults)
+    version = _text(document, "version", VERSION, "a positive integer as a string", faults)
+    label = _text(document, "label", MODEL_NAME, "a label name", faults)
+    if version is not None and label is not None:
+        faults.append(Fault("#/label", "label and version exclude each other"))
+    request = Predict(
+        form=form or Rows([]),
+        model=_text(document, "model", MODEL_NAME, "a model name", faults),
+        version=None if version is None else int(version),
+        label=label,
+        unit_id=_text(document, "unit_id", UNIT_ID, "1 to 256 printable ASCII characters", faults),
+        request_id=_text(document, "request_id", REQUEST_ID, "1 to 128 of A-Z a-z 0-9 . _ : -", faults),
+        include=_includes(document.get("include"), faults),
+    )
+    if faults:
+        raise InvalidInput(faults)
+    if request.form.rows > max_rows:
+        raise TooLarge(f"{request.form.rows} rows are above max_request_rows ({max_rows})")
+    return request
+
+
+def encode(form: Form, encoder: Encoder) -> EncodedBatch:
+    """Return the batch; raise InvalidInput that lists every wrong value, up to 20, in the order they are found."""
+    try:
+        return form.encode(encoder)
+    except FeatureError as error:
+        faults = [_fault(form, error)]
+        while len(faults) < MAX_LISTED_FAULTS:
+            form = form.repaired(error)
+            try:
+                form.encode(encoder)
+                break
+            except FeatureError as next_error:
+                error = next_error
+                faults.append(_fault(form, error))
+        raise InvalidInput(faults) from None
+
+
+def write_predict(answer: Mapping[str, Any]) -> bytes:
+    """Write an answer; float32 arrays become the shortest decimals that read back to the same float32."""
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def oov_report(names: tuple[str, ...], oov: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Return the total and the fields (F) that had values without a row of their own."""
+    by_field = {names[i]: int(oov[i]) for i in np.flatnonzero(oov)}
+    return {"total": sum(by_field.values()), "by_field": by_field}
+
+
+def oov_rows(batch: EncodedBatch) -> list[int]:
+    """Return the instances that read the OOV row of at least one field."""
+    hit = (batch.ids == 0).any(axis=1)
+    for bag in batch.bags:
+        owner = np.repeat(np.arange(len(batch)), np.diff(bag.offsets))
+        hit[owner[bag.values == 0]] = True
+    return [int(row) for row in np.flatnonzero(hit)]
+
+
+def _read_json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if any(literal in body for literal in NONFINITE_LITERALS):
+            _refuse_nonfinite(body)
+        raise BadJson(f"the body is not valid JSON: {error}") from None
+
+
+def _refuse_nonfinite(body: bytes) -> None:
+    """Raise InvalidInput that points to NaN and infinity, when they are all that is wrong with the body."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    faults = []
+    for path, value in _leaves(document, ()):
+        if isinstance(value, float) and not math.isfinite(value):
+            faults.append(Fault(_pointer(*path), f"{value} is not a finite number", "bad_type"))
+            if len(faults) == MAX_LISTED_FAULTS:
+                break
+    if faults:
+        raise InvalidInput(faults)
+
+
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    if isinstance(value, dict):
+        for name, member in value.items():
+            yield from _leaves(member, (*path, name))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _leaves(item, (*path, position))
+    else:
+        yield path, value
+
+
+def _read_form(document: Row, faults: list[Fault]) -> Form | None:
+    given = [name for name in FORMS if name in document]
+    readers: dict[tuple[str, ...], Callable[[Row, list[Fault]], Form | None]] = {
+        ("instances",): _read_rows,
+        ("columns",): _read_columns,
+        ("context", "candidates"): _read_slate,
+    }
+    reader = readers.get(tuple(given))
+    if reader is None:
+        faults.append(
+            Fault(
+                "#", f"exactly one of instances, columns, or context with candidates is needed, not {given}"
+            )
+        )
+        return None
+    form = reader(document, faults)
+    if form is not None and not faults and form.rows == 0:
+        faults.append(Fault(_pointer(given[-1]), "the batch is empty; send at least one row"))
+    return form
+
+
+def _read_rows(document: Row, faults: list[Fault]) -> Form | None:
+    instances = _objects(document, "instances", faults)
+    return None if instances is None else Rows(instances)
+
+
+def _read_columns(document: Row, faults: list[Fault]) -> Form | None:
+    columns = document["columns"]
+    if not isinstance(columns, dict):
+        faults.append(Fault("#/columns", "must be an object of lists"))
+        return None
+    length: int | None = None
+    for name, values in columns.items():
+        if not isinstance(values, list):
+            faults.append(Fault(_pointer("columns", name), "must be a list with one value per row"))
+            continue
+        length = len(values) if length is None else length
+        if len(values) != length:
+            faults.append(
+                Fault(
+                    _pointer("columns", name), f"has {len(values)} values where the first column has {length}"
+                )
+            )
+    return Columns(columns)
+
+
+def _read_slate(document: Row, faults: list[Fault]) -> Form | None:
+    context = document["context"]
+    candidates = _objects(document, "candidates", faults)
+    if not isinstance(context, dict):
+        faults.append(Fault("#/context", "must be an object"))
+        return None
+    if candidates is None:
+        return None
+    for position, candidate in enumerate(candidates):
+        if not context.keys().isdisjoint(candidate):
+            twice = sorted(context.keys() & candidate.keys())
+            faults.append(Fault(_pointer("candidates", position, twice[0]), "the field is also in context"))
+            if len(faults) == MAX_LISTED_FAULTS:
+                break
+    return Slate(context, candidates)
+
+
+def _objects(document: Row, member: str, faults: list[Fault]) -> list[Row] | None:
+    values = document[member]
+    if not isinstance(values, list):
+        faults.append(Fault(_pointer(member), "must be a list of objects"))
+        return None
+    wrong = [position for position, value in enumerate(values) if not isinstance(value, dict)]
+    faults.extend(
+        Fault(_pointer(member, position), "must be an object") for position in wrong[:MAX_LISTED_FAULTS]
+    )
+    return None if wrong else values
+
+
+def _text(
+    document: Row, member: str, allowed: re.Pattern[str], meaning: str, faults: list[Fault]
+) -> str | None:
+    value = document.get(member)
+    if value is None:
+        return None
+    if not isinstance(value, str) or allowed.fullmatch(value) is None:
+        faults.append(Fault(_pointer(member), f"must be {meaning}"))
+        return None
+    return value
+
+
+def _includes(value: Any, faults: list[Fault]) -> frozenset[str]:
+    if value is None:
+        return frozenset()
+    if not isinstance(value, list) or not all(isinstance(item, str) and item in INCLUDES for item in value):
+        faults.append(Fault("#/include", f"must be a list out of {', '.join(sorted(INCLUDES))}"))
+        return frozenset()
+    return frozenset(value)
+
+
+def _fault(form: Form, error: FeatureError) -> Fault:
+    if isinstance(error, UnknownField):
+        return Fault(form.pointer(error), str(error), "unknown_field")
+    if isinstance(error, MissingField):
+        return Fault(form.pointer(error), str(error), "missing_field")
+    return Fault(form.pointer(error), f"{error}: {_shown(error.value)}", "bad_type")
+
+
+def _shown(value: Any) -> str:
+    text = orjson.dumps(value, default=str).decode()
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _plain(error: FeatureError) -> Any:
+    """Return a value that every kind of field takes: 0, in a list when the field holds lists."""
+    return [0] if isinstance(error.value, list) else 0
+
+
+def _repair_rows(rows: list[Row], error: FeatureError, *, all_rows: bool = False) -> list[Row]:
+    if isinstance(error, UnknownField):
+        return [{name: value for name, value in row.items() if name != error.field} for row in rows]
+    touched = range(len(rows)) if all_rows or error.row is None else (error.row,)
+    repaired = list(rows)
+    for position in touched:
+        repaired[position] = {**rows[position], error.field: _plain(error)}
+    return repaired
+
+
+def _pointer(*path: str | int | None) -> str:
+    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in path if part is not None)
+    return "#/" + "/".join(quote(part, safe="~!$&'()*+,;=:@") for part in parts)

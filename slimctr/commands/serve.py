@@ -1,0 +1,79 @@
+"""`slimctr serve`: the scoring service over a model store."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from slimctr.errors import ConfigError
+
+
+def serve(
+    store: Annotated[Path, typer.Option(help="Folder of the model store.")] = Path("models"),
+    experiment: Annotated[Path | None, typer.Option(help="Experiment file (YAML).")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [default: 8080]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes. [default: 1]")] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option(
+            "--insecure/--secure",
+            help="Serve without API keys; loopback addresses only, and the default there when no keys are set.",
+        ),
+    ] = None,
+) -> None:
+    """Serve the labeled models of a store over HTTP until SIGTERM or Ctrl-C.
+
+    Every other setting comes from a SLIMCTR_... variable; docs/serving.md lists them.
+
+    Example: slimctr serve --store ./models --experiment experiment.yaml --port 8080
+    """
+    given: dict[str, Any] = {
+        "store": store,
+        "experiment": experiment,
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "insecure": insecure,
+    }
+    settings = _settings({name: value for name, value in given.items() if value is not None})
+    if settings.workers > 1:
+        from service.workers import serve_workers
+
+        raise typer.Exit(serve_workers(settings))
+    from service.experiments.errors import ExperimentError
+    from service.server import serve as serve_here
+
+    try:
+        serve_here(settings)
+    except ExperimentError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _settings(given: dict[str, Any]) -> Any:
+    """Return the settings of arguments and environment; raise ConfigError that names every wrong one."""
+    from pydantic import ValidationError
+
+    from service.settings import Settings, is_loopback, unknown_variables
+
+    complaints = unknown_variables(os.environ)
+    if complaints:
+        raise ConfigError("; ".join(complaints))
+    host = given.get("host", os.environ.get("SLIMCTR_HOST", "127.0.0.1"))
+    undecided = "insecure" not in given and "SLIMCTR_INSECURE" not in os.environ
+    if undecided and "SLIMCTR_API_KEYS" not in os.environ and is_loopback(host):
+        Console(stderr=True).print(
+            "no API keys: every process of this machine may use the service", style="yellow"
+        )
+        given = {**given, "insecure": True}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            place = ".".join(str(part) for part in fault["loc"])
+            message = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"{place}: {message}" if place else message)
+        raise ConfigError("service settings: " + "; ".join(lines)) from error
