@@ -1,1 +1,1 @@
-"""Load tests: locust users, profiles and the report."""
+"""The load generator: traffic profiles as data, locust users, and a report with an exit code."""

@@ -1,0 +1,88 @@
+"""The locust user: sends prepared calls one after the other, checks every answer, returns outcomes."""
+
+import itertools
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from locust import FastHttpUser, constant, constant_throughput, task
+
+from loadtest.calls import Call, complaint_about
+
+# Outcomes are sent when this many wait, and when the user stops: one call per request would be traffic of its own.
+OUTCOMES_PER_CALL = 500
+
+
+def scoring_user(
+    calls: Sequence[Call], key: str | None, requests_per_second: float | None
+) -> type[FastHttpUser]:
+    """Return the class of users that send `calls`, each user from another place on and in a circle.
+
+    A user waits for its answer before it sends again; `requests_per_second` bounds the rate of each.
+    """
+    places = itertools.count(step=7)
+
+    class ScoringUser(FastHttpUser):
+        """One closed-loop client with one connection."""
+
+        wait_time = constant(0) if requests_per_second is None else constant_throughput(requests_per_second)
+        network_timeout = 30.0
+        connection_timeout = 5.0
+
+        def __init__(self, environment: Any) -> None:
+            super().__init__(environment)
+            self._next = next(places)
+            self._outcomes: list[dict[str, Any]] = []
+            self._headers = {"Content-Type": "application/json"}
+            if key is not None:
+                self._headers["Authorization"] = f"Bearer {key}"
+
+        @task
+        def score(self) -> None:
+            """Send the next call; an answer that is wrong counts as a failure."""
+            call = calls[self._next % len(calls)]
+            self._next += 1
+            request_id = secrets.token_hex(16)
+            headers = {**self._headers, "X-Request-ID": request_id}
+            context = {"rows": call.rows}
+            with self.client.post(
+                call.path, data=call.body, headers=headers, name="score", catch_response=True, context=context
+            ) as response:
+                if response.status_code != 200:
+                    response.failure(f"status {response.status_code}")
+                    return
+                complaint = complaint_about(call, response.content)
+                if complaint is not None:
+                    context["wrong"] = True
+                    response.failure(f"wrong answer: {complaint}")
+                    return
+            self._remember(call, request_id)
+
+        def on_stop(self) -> None:
+            """Send the outcomes that still wait."""
+            self._send_outcomes()
+
+        def _remember(self, call: Call, request_id: str) -> None:
+            now = datetime.now(UTC).isoformat()
+            self._outcomes += [
+                {
+                    "outcome_id": f"{request_id}-{index}",
+                    "request_id": request_id,
+                    "index": index,
+                    "clicked": clicked,
+                    "occurred_at": now,
+                }
+                for index, clicked in enumerate(call.clicks or ())
+            ]
+            if len(self._outcomes) >= OUTCOMES_PER_CALL:
+                self._send_outcomes()
+
+        def _send_outcomes(self) -> None:
+            if self._outcomes:
+                body = orjson.dumps({"outcomes": self._outcomes})
+                self._outcomes = []
+                self.client.post("/v1/outcomes", data=body, headers=self._headers, name="outcomes")
+
+    return ScoringUser
