@@ -67,8 +67,8 @@ def expires_at(record: Record, now: float) -> float:
     return exposure.exposed_at + exposure.maturity_s + GRACE_S
 
 
-def state_at(url: str) -> State:
-    """Return the unopened backend that `url` names: `sqlite:///PATH`, `redis://HOST:PORT/DB` or `rediss://…`."""
+def open_state(url: str) -> State:
+    """Return the backend that `url` names, to be opened in its thread: `sqlite:///PATH`, `redis://HOST:PORT/DB` or `rediss://…`."""
     if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
         from pathlib import Path
 

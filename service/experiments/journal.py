@@ -1,0 +1,114 @@
+"""The journal of an experiment: one thread that writes exposures, joins outcomes and ripens rows in the state."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from service.experiments.errors import StateUnavailable
+from service.experiments.exposures import ExposureQueue
+from service.experiments.outcomes import Ledger, Verdict
+from service.experiments.record import Exposure, Outcome
+from service.experiments.state import State
+
+# One transaction handles this many requests or outcomes: enough to be cheap, few enough to let others in.
+TRANSACTION_ITEMS = 500
+
+T = TypeVar("T")
+logger = logging.getLogger("slimctr.experiments")
+
+
+class Journal:
+    """Everything that reads or writes the state; its methods wait for that without holding up the event loop."""
+
+    def __init__(self, state: State, exposures: ExposureQueue, clock: Callable[[], float]) -> None:
+        self._state = state
+        self._exposures = exposures
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="slimctr-state")
+        self._flushing = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Open the state; raises StateUnavailable."""
+        await self.read(State.open)
+
+    async def close(self) -> None:
+        """Write what waits and close the state; what cannot be written then is counted as failed and logged."""
+        try:
+            await self.flush()
+        except StateUnavailable:
+            lost = self._exposures.take_all()
+            self._exposures.failed(lost)
+            logger.exception("the state is down at the end; exposures are lost", extra={"rows": len(lost)})
+        finally:
+            await self.read(State.close)
+            await asyncio.to_thread(self._thread.shutdown)
+
+    async def read(self, call: Callable[[State], T]) -> T:
+        """Return `call(state)`, run in the thread of the state."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, self._state)
+
+    async def flush(self) -> list[Verdict]:
+        """Write every exposure that waits; return what became of outcomes that had come before them.
+
+        Raises StateUnavailable and keeps the exposures when the state is down.
+        """
+        verdicts: list[Verdict] = []
+        async with self._flushing:
+            while batch := self._exposures.take(TRANSACTION_ITEMS):
+                try:
+                    verdicts += await self._transact(
+                        {exposure.request_id for exposure in batch}, set(), _exposing(batch)
+                    )
+                except (StateUnavailable, asyncio.CancelledError):
+                    # Writing one twice is harmless, the first wins; losing one is not.
+                    self._exposures.put_back(batch)
+                    raise
+                except Exception:
+                    self._exposures.failed(batch)
+                    logger.exception("exposures could not be written", extra={"rows": len(batch)})
+                else:
+                    self._exposures.sent(batch)
+        return verdicts
+
+    async def report(self, items: Sequence[Outcome]) -> list[Verdict]:
+        """Join outcomes; when this returns all are stored. Raises StateUnavailable."""
+        verdicts: list[Verdict] = []
+        for start in range(0, len(items), TRANSACTION_ITEMS):
+            part = items[start : start + TRANSACTION_ITEMS]
+            verdicts += await self._transact(
+                {outcome.request_id for outcome in part},
+                {outcome.outcome_id for outcome in part},
+                _reporting(part),
+            )
+        return verdicts
+
+    async def mature(self) -> None:
+        """Count every row whose time has come as a non-click."""
+        now = self._clock()
+        while due := await self.read(lambda state: state.due(now, TRANSACTION_ITEMS)):
+            await self._transact(set(due), set(), _maturing(due, now))
+
+    async def _transact(
+        self, request_ids: Iterable[str], outcome_ids: Iterable[str], step: Callable[[Ledger], T]
+    ) -> T:
+        requests, outcomes, now = list(request_ids), list(outcome_ids), self._clock()
+        return await self.read(lambda state: state.transact(requests, outcomes, step, now))
+
+
+def _exposing(batch: Sequence[Exposure]) -> Callable[[Ledger], list[Verdict]]:
+    def step(ledger: Ledger) -> list[Verdict]:
+        for exposure in batch:
+            ledger.expose(exposure)
+        return ledger.verdicts_of_early
+
+    return step
+
+
+def _reporting(items: Sequence[Outcome]) -> Callable[[Ledger], list[Verdict]]:
+    return lambda ledger: [ledger.report(outcome) for outcome in items]
+
+
+def _maturing(request_ids: Sequence[str], now: float) -> Callable[[Ledger], int]:
+    return lambda ledger: sum(ledger.mature(request_id, now) for request_id in request_ids)
