@@ -1,9 +1,12 @@
 """An application of the dashboard alone, over metrics of three variants whose numbers a test can foresee."""
 
+from typing import Any
+
 from fastapi import FastAPI
 
 from service.routes import dashboard
 from service.routes import metrics as metrics_route
+from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 VARIANTS = {"original": "1", "int8": "2", "lean": "3"}
@@ -47,18 +50,40 @@ def example_metrics() -> Metrics:
     metrics.shadow_scored_total.labels("original-against-int8").inc(97)
     metrics.shadow_dropped_total.labels("original-against-int8", "bytes").inc(3)
     metrics.shadow_logit_abs_diff.labels("original-against-int8").observe(0.02)
-    metrics.logloss_diff.labels("original-against-int8", "point").set(0.00031)
     metrics.outcomes_total.labels("original-against-int8", "joined").inc(5980)
     metrics.label_coverage_ratio.labels("original-against-int8").set(0.997)
     metrics.shed_total.labels("queue_full").inc(4)
     return metrics
 
 
-def example_application(metrics: Metrics) -> FastAPI:
+class ExampleExperiments:
+    """Answers like the running experiment of `example_metrics`."""
+
+    async def results(self) -> dict[str, Any]:
+        paired = {"rows": 2400, "logloss_diff": 0.00031, "standard_error": 0.00004}
+        return {
+            "key": "original-against-int8",
+            "model": "ctr",
+            "default": "original",
+            "variants": [{"name": name, "version": VARIANTS[name]} for name in ("original", "int8")],
+            "shadow": {"variant": "int8", "percent": 20},
+            "windows": {"24h": {"shadow": {"paired": paired}}},
+        }
+
+
+class NoExperiments:
+    """Answers like a service without an experiment."""
+
+    async def results(self) -> dict[str, Any]:
+        return {}
+
+
+def example_application(metrics: Metrics, experiments: Any) -> FastAPI:
     """Return an application of the two telemetry routers alone."""
     application = FastAPI()
+    application.state.settings = Settings(insecure=True)
     application.state.metrics = metrics
-    application.state.experiments = None
+    application.state.experiments = experiments
     application.include_router(metrics_route.router)
     application.include_router(dashboard.router)
     return application

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import cast
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
+from service.auth import requires
+from service.experiments.errors import StateUnavailable
 from service.telemetry.comparison import (
     RECENT_NAMES,
     RecentReadings,
+    bound_versions,
     compare_variants,
     describe_experiments,
     shed_by_reason,
@@ -60,20 +63,22 @@ def asset(asset: str) -> Response:
     return FileResponse(STATIC / asset, media_type=ASSETS[asset], headers={"Cache-Control": "no-cache"})
 
 
-@router.get("/dashboard/data")
+@router.get("/dashboard/data", dependencies=[Depends(requires("metrics"))])
 async def data(request: Request) -> Response:
-    """Return the comparison as JSON; the estimates are brought up to date first."""
+    """Return the comparison as JSON; the estimates are brought up to date first, as far as the state answers."""
     state = request.app.state
-    if state.experiments is not None:
-        await state.experiments.results()
+    try:
+        results = await state.experiments.results()
+    except StateUnavailable:
+        results = {}
     # Collecting walks every series: milliseconds that the event loop should not lose.
     reading = await asyncio.to_thread(_read, state.metrics)
     earlier = _recent_readings(request).add(reading.only(RECENT_NAMES))
     content = {
         "generated_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "build": next((found for found, _ in reading.series("slimctr_build_info")), {}),
-        "variants": compare_variants(reading, earlier, {}),
-        "experiments": describe_experiments(reading),
+        "variants": compare_variants(reading, earlier, bound_versions(results)),
+        "experiments": describe_experiments(reading, results),
         "shed": shed_by_reason(reading),
     }
     return Response(

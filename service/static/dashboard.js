@@ -112,8 +112,11 @@ function showExperiment(experiments) {
     fact("label coverage", percent(experiment.label_coverage), "decided ÷ mature rows");
     const shadow = experiment.shadow;
     if (shadow) {
-      const where = shadow.variant ? `${shadow.variant} − served, same rows` : "shadow − served, same rows";
-      fact("log loss difference", signed(5)(shadow.logloss_diff), where);
+      const paired = shadow.paired ?? {};
+      const error = known(paired.standard_error) ? ` ± ${paired.standard_error.toFixed(5)} (standard error)` : "";
+      const names = known(shadow.variant) ? `${shadow.variant} − ${shadow.compared_with}` : "shadow − served";
+      const where = `${names} on the same ${count(paired.rows ?? 0)} rows, 24 h`;
+      fact("paired log loss difference", signed(5)(paired.logloss_diff) + error, where);
       fact("mean |Δlogit| in shadow", fixed(4)(shadow.mean_logit_abs_diff), `${count(shadow.rows)} row(s) scored twice`);
       const lost = `${count(shadow.selected)} drawn, ${count(shadow.dropped)} dropped`;
       fact("shadow requests scored", count(shadow.scored), lost);

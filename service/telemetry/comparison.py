@@ -17,6 +17,7 @@ QUALITY = ("auc", "logloss", "ne", "calibration_ratio")
 RECENT_NAMES = frozenset({REQUESTS, ROWS, f"{LATENCY}_bucket"})
 # The widest window first: it has the most labels behind it.
 WINDOWS = ("24h", "1h", "15m")
+PAIRED_WINDOW = WINDOWS[0]
 MILLISECONDS = 1000.0
 
 
@@ -184,8 +185,19 @@ def _traffic(
     return traffic
 
 
-def describe_experiments(reading: Reading) -> list[dict[str, Any]]:
-    """Return what the metrics say of each experiment: weights, exposures, outcomes, coverage, shadow."""
+def bound_versions(results: dict[str, Any]) -> dict[VariantKey, str]:
+    """Return the version of each variant of a running experiment, from `Experiments.results()`."""
+    return {
+        VariantKey(results["model"], variant["name"]): variant["version"]
+        for variant in results.get("variants", ())
+    }
+
+
+def describe_experiments(reading: Reading, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each experiment's weights, exposures, outcomes and coverage, and what its shadow found.
+
+    Counts come from the metrics, the paired difference from `Experiments.results()` ({} when there is none).
+    """
     keys = sorted({found["experiment"] for found, _ in reading.series("slimctr_variant_weight_ratio")})
     return [
         {
@@ -205,25 +217,28 @@ def describe_experiments(reading: Reading) -> list[dict[str, Any]]:
                 for found, value in reading.series("slimctr_outcomes_total", experiment=key)
             },
             "label_coverage": _finite(reading.value("slimctr_label_coverage_ratio", experiment=key)),
-            "shadow": _shadow(reading, key),
+            "shadow": _shadow(reading, key, results if results.get("key") == key else {}),
         }
         for key in keys
     ]
 
 
-def _shadow(reading: Reading, experiment: str) -> dict[str, Any] | None:
+def _shadow(reading: Reading, experiment: str, results: dict[str, Any]) -> dict[str, Any] | None:
     selected = reading.value("slimctr_shadow_selected_total", experiment=experiment)
-    if selected is None:
+    declared = results.get("shadow")
+    if selected is None and declared is None:
         return None
     rows = reading.total("slimctr_shadow_logit_abs_diff_count", experiment=experiment)
     differences = reading.total("slimctr_shadow_logit_abs_diff_sum", experiment=experiment)
     return {
-        "selected": selected,
+        "variant": declared["variant"] if declared else None,
+        "compared_with": results.get("default"),
+        "selected": selected or 0.0,
         "scored": reading.total("slimctr_shadow_scored_total", experiment=experiment),
         "dropped": reading.total("slimctr_shadow_dropped_total", experiment=experiment),
         "rows": rows,
         "mean_logit_abs_diff": differences / rows if rows else None,
-        "logloss_diff": _finite(reading.value("slimctr_logloss_diff", experiment=experiment, bound="point")),
+        "paired": results["windows"][PAIRED_WINDOW]["shadow"]["paired"] if declared else None,
     }
 
 

@@ -6,9 +6,12 @@ import sys
 
 import httpx
 import pytest
-from dashboard_example import example_application, example_metrics
+from dashboard_example import ExampleExperiments, NoExperiments, example_application, example_metrics
 from fastapi import FastAPI
 
+from service.errors import Unauthenticated
+from service.experiments.errors import StateUnavailable
+from service.settings import ApiKey, Settings
 from service.telemetry.metrics import Metrics
 
 
@@ -16,6 +19,7 @@ class Client:
     """Sends GET requests straight into an application."""
 
     def __init__(self, application: FastAPI) -> None:
+        self.application = application
         self._transport = httpx.ASGITransport(application)
 
     def get(self, path: str) -> httpx.Response:
@@ -28,7 +32,7 @@ class Client:
 
 @pytest.fixture
 def client() -> Client:
-    return Client(example_application(example_metrics()))
+    return Client(example_application(example_metrics(), ExampleExperiments()))
 
 
 def test_the_page_and_every_asset_it_names_are_served(client: Client) -> None:
@@ -54,8 +58,26 @@ def test_the_data_holds_a_row_per_variant_and_a_rate_from_the_second_look_on(cli
     assert client.get("/dashboard/data").json()["variants"][0]["traffic"]["recent_rows_per_second"] == 0
 
 
+def test_the_page_lives_on_when_the_state_does_not_answer() -> None:
+    class Down:
+        async def results(self) -> dict[str, object]:
+            raise StateUnavailable("redis is away")
+
+    content = Client(example_application(example_metrics(), Down())).get("/dashboard/data").json()
+    assert len(content["variants"]) == 3
+    assert content["experiments"][0]["shadow"]["paired"] is None
+
+
+def test_the_data_wants_a_key_with_the_scope_metrics(client: Client) -> None:
+    key = ApiKey(sha256="0" * 64, scopes=frozenset({"metrics"}))
+    client.application.state.settings = Settings(api_keys=(key,))
+    with pytest.raises(Unauthenticated):
+        client.get("/dashboard/data")
+    assert client.get("/dashboard").status_code == 200
+
+
 def test_a_service_without_traffic_answers_with_empty_tables() -> None:
-    content = Client(example_application(Metrics())).get("/dashboard/data").json()
+    content = Client(example_application(Metrics(), NoExperiments())).get("/dashboard/data").json()
     assert (content["variants"], content["experiments"], content["shed"]) == ([], [], {})
 
 

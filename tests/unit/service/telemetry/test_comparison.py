@@ -1,13 +1,15 @@
 """The comparison of variants against metrics whose answers are known."""
 
+import asyncio
 import json
 
 import pytest
-from dashboard_example import example_metrics
+from dashboard_example import ExampleExperiments, example_metrics
 
 from service.telemetry.comparison import (
     RecentReadings,
     VariantKey,
+    bound_versions,
     compare_variants,
     describe_experiments,
     shed_by_reason,
@@ -107,7 +109,8 @@ def test_the_widest_window_with_rows_is_shown() -> None:
 
 
 def test_an_experiment_shows_weights_outcomes_and_its_shadow() -> None:
-    (experiment,) = describe_experiments(read(example_metrics()))
+    results = asyncio.run(ExampleExperiments().results())
+    (experiment,) = describe_experiments(read(example_metrics()), results)
     assert experiment["key"] == "original-against-int8"
     assert {variant["name"]: variant["weight"] for variant in experiment["variants"]} == {
         "original": 0.5,
@@ -115,16 +118,25 @@ def test_an_experiment_shows_weights_outcomes_and_its_shadow() -> None:
     }
     assert experiment["outcomes"] == {"joined": 5980}
     assert experiment["shadow"] == {
+        "variant": "int8",
+        "compared_with": "original",
         "selected": 100,
         "scored": 97,
         "dropped": 3,
         "rows": 1,
         "mean_logit_abs_diff": 0.02,
-        "logloss_diff": 0.00031,
+        "paired": {"rows": 2400, "logloss_diff": 0.00031, "standard_error": 0.00004},
     }
+
+
+def test_without_results_the_counts_of_the_metrics_remain() -> None:
+    (experiment,) = describe_experiments(read(example_metrics()), {})
+    assert experiment["shadow"]["selected"] == 100
+    assert experiment["shadow"]["paired"] is None
+    assert bound_versions({}) == {}
 
 
 def test_refusals_are_counted_by_reason_and_everything_is_json() -> None:
     reading = read(example_metrics())
     assert shed_by_reason(reading) == {"queue_full": 4}
-    json.dumps([compare_variants(reading, None, {}), describe_experiments(reading)], allow_nan=False)
+    json.dumps([compare_variants(reading, None, {}), describe_experiments(reading, {})], allow_nan=False)
