@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from slimctr.networks.spec import LayerSpec
+
+DROPOUT_STEPS = 1 << 16
 
 
 class Linear(nn.Linear):
@@ -45,6 +48,27 @@ def build_layer(spec: LayerSpec) -> Linear | PairLinear:
     return pair(spec.inputs, spec.outputs, spec.rank)
 
 
+class Dropout(nn.Module):
+    """Inverted dropout: in training each value is zeroed with probability `share`, the rest scaled up to match.
+
+    Each value takes 16 random bits, so the share is rounded to 1/65536. torch's own draws one random number per
+    value on one thread, which takes a third of a training step of a 400-400-400 MLP on two cores.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.cut = round(share * DROPOUT_STEPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the shape of x."""
+        if not self.training or self.cut == 0:
+            return x
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        draws = words.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = draws >= self.cut - DROPOUT_STEPS // 2
+        return x * (kept * (DROPOUT_STEPS / (DROPOUT_STEPS - self.cut)))
+
+
 class MlpBlock(nn.Module):
     """Linear map, batch-norm if asked for, ReLU, dropout."""
 
@@ -52,7 +76,7 @@ class MlpBlock(nn.Module):
         super().__init__()
         self.linear = build_layer(spec)
         self.norm = nn.BatchNorm1d(spec.outputs) if batch_norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in) to (B, out)."""

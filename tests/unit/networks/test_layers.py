@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from slimctr.networks import LayerSpec, Linear, Mlp, PairLinear, PairRelu
-from slimctr.networks.layers import build_layer
+from slimctr.networks.layers import Dropout, build_layer
 
 
 def test_a_linear_pair_is_the_product_of_its_factors():
@@ -34,13 +34,13 @@ def test_layers_are_built_from_their_specification(kind, rank, expected):
 def test_a_block_runs_linear_norm_relu_dropout_in_this_order():
     mlp = Mlp([LayerSpec(inputs=3, outputs=4)], batch_norm=True, dropout=0.5)
     x = torch.randn(64, 3)
+    block = mlp.blocks[0]
     torch.manual_seed(0)
     actual = mlp(x)
     torch.manual_seed(0)
-    block = mlp.blocks[0]
     y = block.linear(x)
     normed = (y - y.mean(0)) / (y.var(0, unbiased=False) + block.norm.eps).sqrt()
-    expected = torch.nn.functional.dropout(normed.relu(), 0.5)
+    expected = block.dropout(normed.relu())
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -53,3 +53,36 @@ def test_a_replaced_layer_is_used():
     mlp.blocks[1].linear = PairLinear(4, 2, rank=1)
     mlp.blocks[1].linear.second.bias.data.fill_(50.0)
     assert (mlp(torch.randn(3, 3)) > 25).all()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(share):
+    torch.manual_seed(1)
+    dropped = Dropout(share)(torch.ones(1001, 999))
+    assert float((dropped == 0).float().mean()) == pytest.approx(share, abs=0.002)
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.02)
+    assert float(dropped.max()) == pytest.approx(1 / (1 - share), rel=1e-3)
+
+
+def test_dropout_draws_each_value_on_its_own_and_anew():
+    torch.manual_seed(1)
+    dropout = Dropout(0.5)
+    first, second = (dropout(torch.ones(4, 50_000)) > 0 for _ in range(2))
+    pairs = torch.stack(
+        [first.flatten(), second.flatten(), first.roll(1, 1).flatten(), first.roll(1, 0).flatten()]
+    )
+    correlations = torch.corrcoef(pairs.float()) - torch.eye(4)
+    assert correlations.abs().max() < 0.01
+
+
+def test_dropout_passes_the_gradient_of_kept_values_only():
+    torch.manual_seed(1)
+    x = torch.ones(100, requires_grad=True)
+    dropped = Dropout(0.5)(x)
+    dropped.sum().backward()
+    assert torch.equal(x.grad, dropped.detach())
+
+
+def test_dropout_is_off_in_evaluation():
+    x = torch.randn(3, 4)
+    assert Dropout(0.5).eval()(x) is x
