@@ -23,13 +23,13 @@ from service.errors import (
     Problem,
     problem_response,
 )
+from service.experiments import Experiments, load_experiment, open_state
 from service.experiments.errors import ExperimentError
-from service.experiments.facade import open_experiments
 from service.inference import Inference
 from service.lifecycle import Lifecycle
 from service.pool import Pool
 from service.readiness import Readiness
-from service.routes import dashboard, health, metrics, models, oip, predict, problems
+from service.routes import dashboard, experiments, health, metrics, models, oip, outcomes, predict, problems
 from service.settings import Settings
 from service.telemetry.loop_lag import watch_loop_lag
 from service.telemetry.metrics import Metrics
@@ -70,6 +70,8 @@ def _include_routes(app: FastAPI) -> None:
         app.include_router(router)
     for router in (oip.models, oip.repository, models.router, models.control):
         app.include_router(router)
+    app.include_router(outcomes.router, dependencies=[Depends(requires("outcomes"))])
+    app.include_router(experiments.router, dependencies=[Depends(requires("admin"))])
     app.include_router(metrics.router, dependencies=[Depends(requires("metrics"))])
     app.include_router(dashboard.router)
 
@@ -83,7 +85,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     compute = Compute(settings.compute_threads)
     pool = Pool(settings, store, registry, compute)
     try:
-        running = open_experiments(settings, pool, registry, store)
+        spec = None if settings.experiment is None else load_experiment(settings.experiment)
+        running = Experiments(spec, open_state(settings.state_url), pool, registry, store)
         await running.start()
     except (ConfigError, ExperimentError) as error:
         app.state.startup_error = error

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from service.batching import Scored
 from service.context import RequestContext
 from service.errors import DeadlineExceeded, InvalidInput, NonFiniteScore, NotReady, QueueFull
-from service.experiments.facade import Assignment, Experiments, ScoredRequest
+from service.experiments import Assignment, Experiments, ScoredRequest
 from service.instruments import VariantInstruments, failure_reason
 from service.pool import Pool
 from service.telemetry.metrics import Metrics
