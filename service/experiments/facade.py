@@ -18,7 +18,7 @@ from service.experiments.assigner import (
     Versions,
     assign_without_experiment,
 )
-from service.experiments.assignment import drawn_for_shadow
+from service.experiments.assignment import bucket, drawn_for_shadow
 from service.experiments.binding import bind
 from service.experiments.errors import StateUnavailable, UnknownExperiment
 from service.experiments.estimates import describe, read_estimates
@@ -235,9 +235,9 @@ class Experiments:
         self._running(key)
         return await self.results()
 
-    def keys(self) -> list[str]:
-        """Return the keys of the running experiments."""
-        return [] if self.spec is None else [self.spec.key]
+    def declarations(self) -> list[dict[str, Any]]:
+        """Return the declared state of every running experiment."""
+        return [] if self.spec is None else [self.declaration(self.spec.key)]
 
     def declaration(self, key: str) -> dict[str, Any]:
         """Return the declared state of an experiment and the versions it is bound to; raises UnknownExperiment."""
@@ -247,16 +247,24 @@ class Experiments:
             variant["version"] = str(self._versions[variant["name"]])
         return {**document, "hash_version": 2, "revision": REVISION}
 
-    def assignment_of(self, key: str, unit_id: str) -> Assignment:
-        """Return the assignment of a unit without counting it; raises UnknownExperiment."""
-        self._running(key)
+    def explain(self, key: str, unit_id: str) -> dict[str, Any]:
+        """Return the bucket and assignment of a unit without counting it; raises UnknownExperiment."""
+        spec = self._running(key)
         if self._assigner is None:
             raise StateUnavailable(f"experiment '{key}' has not started yet")
-        return self._assigner.unit(unit_id)
+        found = self._assigner.unit(unit_id)
+        return {
+            "experiment": key,
+            "revision": found.revision,
+            "bucket": bucket(spec.seed, unit_id),
+            "variant": found.variant,
+            "version": str(found.version),
+            "reason": found.reason,
+        }
 
     def _running(self, key: str) -> ExperimentSpec:
         if self.spec is None or self.spec.key != key:
-            running = ", ".join(self.keys()) or "none"
+            running = "none" if self.spec is None else self.spec.key
             raise UnknownExperiment(f"experiment '{key}' does not run here; running: {running}")
         return self.spec
 

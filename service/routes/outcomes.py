@@ -1,0 +1,138 @@
+"""`POST /v1/outcomes`: delayed clicks and non-clicks in, what became of each out."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import BadJson, Fault, InvalidInput, TooLarge
+from service.experiments import Experiments, Outcome
+from service.intake import read_body
+from service.settings import Settings
+
+MAX_OUTCOMES = 10_000
+# Beyond this a time can only be in milliseconds: 10^11 seconds are the year 5138.
+MAX_SECONDS = 1e11
+
+Seconds = Annotated[float, Field(ge=0, lt=MAX_SECONDS, allow_inf_nan=False)]
+
+router = APIRouter(tags=["experiments"])
+
+
+class OutcomeItem(BaseModel):
+    """One outcome: row `index` of request `request_id` was clicked (1) or not (0)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    outcome_id: Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,256}$")]
+    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+    index: Annotated[int, Field(ge=0, strict=True)]
+    clicked: Literal[0, 1]
+    occurred_at: Seconds | AwareDatetime = Field(
+        description="Seconds since the epoch, or RFC 3339 with a time zone."
+    )
+    restate: bool = Field(default=False, description="Replace an earlier, different outcome of the row.")
+
+
+REQUEST_SCHEMA = {
+    "type": "object",
+    "required": ["outcomes"],
+    "additionalProperties": False,
+    "properties": {
+        "outcomes": {"type": "array", "maxItems": MAX_OUTCOMES, "items": OutcomeItem.model_json_schema()}
+    },
+}
+
+
+class ItemError(BaseModel):
+    """An outcome that was not taken."""
+
+    pointer: str
+    detail: str
+
+
+class OutcomesAnswer(BaseModel):
+    """How many outcomes got which status; `errors` lists those that were not taken."""
+
+    joined: int
+    duplicate: int
+    late: int
+    orphan: int
+    conflict: int
+    restated: int
+    errors: list[ItemError]
+
+
+@router.post(
+    "/v1/outcomes",
+    summary="Report clicks and non-clicks",
+    response_model=OutcomesAnswer,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": REQUEST_SCHEMA}},
+        }
+    },
+)
+async def report(request: Request) -> Response:
+    """Join outcomes with their exposures; what is counted as joined is stored before the answer."""
+    settings: Settings = request.app.state.settings
+    experiments: Experiments = request.app.state.experiments
+    body = await read_body(request, settings)
+    items, faults = await asyncio.to_thread(read_outcomes, body)
+    if faults and not items:
+        raise InvalidInput(faults)
+    found = await experiments.outcomes(items)
+    answer: dict[str, Any] = {status.value: count for status, count in found.counts.items()}
+    answer["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+def read_outcomes(body: bytes) -> tuple[list[Outcome], list[Fault]]:
+    """Return the valid outcomes of a body, and one fault for each item that is not.
+
+    Raises BadJson, InvalidInput when it is not an object with a list of outcomes, TooLarge.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadJson(f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("outcomes"), list):
+        raise InvalidInput([Fault("#/outcomes", 'the body must be {"outcomes": [...]}')])
+    if unknown := sorted(document.keys() - {"outcomes"}):
+        raise InvalidInput([Fault(f"#/{name}", "this key is not known here") for name in unknown])
+    entries = document["outcomes"]
+    if len(entries) > MAX_OUTCOMES:
+        raise TooLarge(f"{len(entries)} outcomes are above the limit of {MAX_OUTCOMES} per call")
+    items, faults = [], []
+    for position, entry in enumerate(entries):
+        try:
+            items.append(_outcome(OutcomeItem.model_validate(entry)))
+        except ValidationError as error:
+            faults.append(_fault(position, error))
+    return items, faults
+
+
+def _outcome(item: OutcomeItem) -> Outcome:
+    occurred = item.occurred_at
+    return Outcome(
+        outcome_id=item.outcome_id,
+        request_id=item.request_id,
+        index=item.index,
+        clicked=item.clicked == 1,
+        occurred_at=occurred.timestamp() if isinstance(occurred, datetime) else occurred,
+        restate=item.restate,
+    )
+
+
+def _fault(position: int, error: ValidationError) -> Fault:
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if name == "occurred_at":
+        detail = "must be seconds since the epoch (not milliseconds), or RFC 3339 with a time zone"
+    else:
+        detail = first["msg"]
+    return Fault(f"#/outcomes/{position}" + (f"/{name}" if name else ""), detail)
