@@ -1,4 +1,4 @@
-"""Rules and dashboards ask only for metrics and labels that the service exports; dashboards keep their form."""
+"""Rules and dashboards ask only for metrics and labels that the service exports; panels keep their form."""
 
 import json
 import re

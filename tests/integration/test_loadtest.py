@@ -1,0 +1,123 @@
+"""The load generator against a live service: figures that add up, and exit codes both ways."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from artifacts import raw_rows
+from telemetry_service import LiveService, telemetry_service
+
+SECONDS = 3
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    with telemetry_service(tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+def loadtest(url: str, *arguments: str, p99_ms: str = "5000") -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "loadtest",
+        "--host",
+        url,
+        "--users",
+        "2",
+        "--seconds",
+        str(SECONDS),
+    ]
+    # A rate keeps the two processes from fighting over the cores of a small machine.
+    command += ["--rate", "60", "--p99-ms", p99_ms, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "LOADTEST_KEY": ""}
+    )
+
+
+@pytest.fixture(scope="module")
+def replayed(service: LiveService, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("replay")
+    lines = [json.dumps({**row, "label": index % 2}) for index, row in enumerate(raw_rows(50))]
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    out, page = folder / "report.json", folder / "report.html"
+    answer = loadtest(
+        service.url,
+        "--profile",
+        "replay",
+        "--data",
+        str(folder / "rows.jsonl"),
+        "--out",
+        str(out),
+        "--html",
+        str(page),
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "p99 <= 5000 ms: met" in answer.stdout
+    assert "<html" in page.read_text()
+    report: dict[str, Any] = json.loads(out.read_text())
+    return report
+
+
+def test_the_generator_and_the_server_count_the_same_rows(replayed: dict[str, Any]) -> None:
+    assert replayed["requests"] > 0
+    assert replayed["failures"] == replayed["wrong_answers"] == replayed["outcome_failures"] == 0
+    assert replayed["server"]["requests"] == replayed["requests"]
+    assert replayed["server"]["rows"] == round(replayed["rows_per_second"] * replayed["seconds"])
+    assert replayed["server"]["mean_batch_rows"] > 1
+    assert 0 < replayed["server"]["mean_compute_infer_ms"] <= replayed["server"]["mean_request_ms"]
+    assert replayed["latency_ms"]["p50"] <= replayed["latency_ms"]["p95"] <= replayed["latency_ms"]["p99"]
+    assert replayed["generator"]["cpu_ratio"] > 0
+
+
+def test_outcomes_were_joined(service: LiveService, replayed: dict[str, Any]) -> None:
+    text = httpx.get(f"{service.url}/metrics").text
+    joined = [
+        line for line in text.splitlines() if line.startswith("slimctr_outcomes_total") and "joined" in line
+    ]
+    assert sum(float(line.split()[-1]) for line in joined) == replayed["server"]["rows"]
+
+
+def test_encoded_ids_need_no_data(service: LiveService, tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    answer = loadtest(service.url, "--profile", "smoke", "--seconds", "1", "--out", str(out))
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert json.loads(out.read_text())["wrong_answers"] == 0
+
+
+def test_a_missed_objective_ends_with_status_1(service: LiveService) -> None:
+    answer = loadtest(service.url, "--profile", "smoke", "--seconds", "1", p99_ms="0.001")
+    assert answer.returncode == 1, answer.stdout + answer.stderr
+    assert "MISSED: p99 is" in answer.stdout
+
+
+def test_refused_requests_miss_the_objective(service: LiveService, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"no_such_field": "x"}\n')
+    (tmp_path / "profile.yaml").write_text("encoding: rows\nrows_per_request: {2: 1}\nrows: {kind: replay}\n")
+    arguments = ["--profile", str(tmp_path / "profile.yaml"), "--data", str(tmp_path / "rows.jsonl")]
+    answer = loadtest(service.url, *arguments, "--seconds", "1")
+    assert answer.returncode == 1, answer.stdout + answer.stderr
+    assert "requests failed" in answer.stdout
+
+
+def test_what_cannot_start_ends_with_status_2(service: LiveService) -> None:
+    answer = loadtest(service.url, "--profile", "smoke", "--model", "nobody")
+    assert answer.returncode == 2
+    assert "/v2/models/nobody failed: HTTP Error 404" in answer.stderr
+
+
+def test_the_service_never_imports_the_generators_libraries() -> None:
+    program = (
+        "import sys, service.app, service.server\n"
+        "print([name for name in ('gevent', 'locust', 'loadtest', 'plotly') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
