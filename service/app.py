@@ -64,9 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _include_routes(app: FastAPI) -> None:
-    for router in (health.router, problems.router, oip.health):
-        app.include_router(router)
-    for router in (predict.router, oip.infer):  # they authorize the request themselves
+    # First, because routes are tried in this order; the two scoring routers authorize the request themselves.
+    for router in (predict.router, oip.infer, health.router, problems.router, oip.health):
         app.include_router(router)
     for router in (oip.models, oip.repository, models.router, models.control):
         app.include_router(router)

@@ -1,6 +1,6 @@
 """Zero-delay micro-batching: when an executor is free, everything that waits for one version goes as one batch.
 
-All state lives on the event loop; only `lookup` and `run_network` run in the executor's threads. A batch never mixes
+All state lives on the event loop; `lookup` and `run_network` run in the executor's threads, small ones on the loop. A batch never mixes
 versions and never exceeds `max_batch_rows`. A request larger than a batch is split into chunks, and chunks of
 different requests alternate.
 """
@@ -92,47 +92,64 @@ class _Execution:
     lookup_s: float = 0.0
     infer_s: float = 0.0
 
+    def run(self) -> None:
+        """Score the batch; keep what went wrong for those who wait."""
+        engine = self.queue.engine
+        try:
+            begin = time.perf_counter()
+            stored = engine.lookup(self.batch)
+            middle = time.perf_counter()
+            self.logits = engine.run_network(stored)
+            self.lookup_s = middle - begin
+            self.infer_s = time.perf_counter() - middle
+        except BaseException as error:  # the waiting requests must hear of it, whatever it is
+            self.error = error
+
 
 class Compute:
-    """The executor that all queues share: `threads` batches at a time, queues served in turn."""
+    """The executor that all queues share: `threads` batches at a time, queues served in turn.
+
+    Requests that the event loop reads in one turn are queued before the first of them runs, so they share a batch.
+    A batch that finds the executor idle and is no larger than the queue's `inline_rows` runs on the loop itself:
+    it is over sooner than a thread could take it.
+    """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._running = 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="slimctr-compute")
         self._turns: deque[BatchQueue] = deque()
+        self._scheduled = False
 
     def offer(self, queue: "BatchQueue") -> None:
         """Let `queue` run as soon as a thread is free; it must not be offered twice."""
         self._turns.append(queue)
-        self._dispatch()
+        if not self._scheduled and self._running < self._threads:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
 
     def close(self) -> None:
         """Wait for the running batches and end the threads."""
         self._pool.shutdown(wait=True)
 
     def _dispatch(self) -> None:
+        self._scheduled = False
         while self._running < self._threads and self._turns:
             queue = self._turns.popleft()
             execution = queue.take()
             if queue.offered:
                 self._turns.append(queue)
-            if execution is not None:
-                self._running += 1
-                loop = asyncio.get_running_loop()
-                self._pool.submit(self._run, execution, loop)
+            if execution is None:
+                continue
+            if self._running == 0 and not self._turns and len(execution.batch) <= queue.inline_rows:
+                execution.run()
+                queue.finish(execution)
+                continue
+            self._running += 1
+            self._pool.submit(self._run, execution, asyncio.get_running_loop())
 
     def _run(self, execution: _Execution, loop: asyncio.AbstractEventLoop) -> None:
-        engine = execution.queue.engine
-        try:
-            begin = time.perf_counter()
-            stored = engine.lookup(execution.batch)
-            middle = time.perf_counter()
-            execution.logits = engine.run_network(stored)
-            execution.lookup_s = middle - begin
-            execution.infer_s = time.perf_counter() - middle
-        except BaseException as error:  # the waiting requests must hear of it, whatever it is
-            execution.error = error
+        execution.run()
         loop.call_soon_threadsafe(self._finished, execution)
 
     def _finished(self, execution: _Execution) -> None:
@@ -150,6 +167,7 @@ class BatchQueue:
     max_batch_rows: int
     max_queue_rows: int
     observer: QueueObserver
+    inline_rows: int = 0
     clock: Callable[[], float] = time.monotonic
     offered: bool = False
     waiting_rows: int = 0

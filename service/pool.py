@@ -420,6 +420,7 @@ class Pool:
             max_batch_rows=self._settings.max_batch_rows,
             max_queue_rows=self._settings.max_queue_rows,
             observer=version.instruments,
+            inline_rows=opened.inline_rows,
         )
         return Serving(
             scorer.manifest,

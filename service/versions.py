@@ -49,6 +49,12 @@ PROTOCOL_STATES = {
 }
 
 
+# Scoring on the event loop may take this long at most: about what handing a batch to a thread and back costs.
+INLINE_SECONDS = 0.0003
+INLINE_CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
+INLINE_REPEATS = 5
+
+
 @dataclass(frozen=True)
 class Serving:
     """What a READY version scores with."""
@@ -140,6 +146,7 @@ class Opened:
 
     scorer: Scorer
     path: Path
+    inline_rows: int
     anonymous_bytes: int
     parity_max_abs_logit_diff: float
     load_s: float
@@ -160,6 +167,7 @@ def open_version(
     try:
         version.state = State.WARMING
         scorer.warm_up()
+        inline_rows = measure_inline_rows(scorer)
         version.state = State.CHECKING
         difference = scorer.check_golden()
     except BaseException:
@@ -168,10 +176,29 @@ def open_version(
     return Opened(
         scorer,
         path,
+        inline_rows,
         max(0, anonymous_bytes() - anonymous_before),
         difference,
         time.perf_counter() - begin,
     )
+
+
+def measure_inline_rows(scorer: Scorer) -> int:
+    """Return the largest measured batch that is scored within INLINE_SECONDS, 0 when one row takes longer."""
+    fitting = 0
+    for rows in INLINE_CANDIDATES:
+        batch = scorer.golden.batch.slice(0, rows)
+        fastest_s = min(_seconds(scorer, batch) for _ in range(INLINE_REPEATS))
+        if len(batch) < rows or fastest_s > INLINE_SECONDS:
+            break
+        fitting = rows
+    return fitting
+
+
+def _seconds(scorer: Scorer, batch: EncodedBatch) -> float:
+    begin = time.perf_counter()
+    scorer.logits(batch)
+    return time.perf_counter() - begin
 
 
 def load_result(error: Exception | None) -> str:
