@@ -70,6 +70,8 @@ class RedisState:
         """Run the step on watched keys; when another process changed one, load and run again."""
         request_ids, outcome_ids = list(request_ids), list(outcome_ids)
         keys = [_request_key(name) for name in request_ids] + [_outcome_key(name) for name in outcome_ids]
+        if not keys:
+            return step(Ledger({}, {}))
         with self._translated() as client, client.pipeline() as pipe:
             for _ in range(MAX_ATTEMPTS):
                 try:
