@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimctr import quality
@@ -27,6 +27,7 @@ def assert_same(left: QualitySums, right: QualitySums) -> None:
     assert left.sum_loss == pytest.approx(right.sum_loss, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(ROW, max_size=8), max_size=6), st.randoms())
 def test_merge_order_does_not_matter(parts: list[list[tuple[bool, float]]], random) -> None:
     whole = sums_of([row for part in parts for row in part])
@@ -37,6 +38,7 @@ def test_merge_order_does_not_matter(parts: list[list[tuple[bool, float]]], rand
     assert_same(merged, whole)
 
 
+@settings(deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=12), st.data())
 def test_a_restated_row_counts_as_if_it_had_come_right(
     rows: list[tuple[bool, float]], data: st.DataObject
@@ -49,6 +51,7 @@ def test_a_restated_row_counts_as_if_it_had_come_right(
     )
 
 
+@settings(deadline=None)
 @given(st.lists(ROW, min_size=2, max_size=60).filter(lambda rows: len({clicked for clicked, _ in rows}) == 2))
 def test_the_auc_error_bound_holds(rows: list[tuple[bool, float]]) -> None:
     sums = sums_of(rows)
