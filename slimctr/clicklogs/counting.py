@@ -1,54 +1,64 @@
 """Counts the keys of a field in memory that grows with the distinct keys and not with the log."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-PENDING_KEYS = 1 << 18
+from slimctr.errors import ConfigError
+
+WAITING_KEYS = 1 << 18
+MAX_KEY_BYTES = 2**31 - 1
 
 
 class KeyCounter:
     """Occurrences of the keys of one field.
 
-    Every batch is reduced to its distinct keys; these wait until as many wait as are merged (at least
-    PENDING_KEYS), then one grouping merges them. A distinct key of k bytes rests at k + 16 bytes (offset and
-    count); benchmarked peaks stand in docs/data.md.
+    Every batch is reduced to its distinct keys; these wait until as many wait as are merged already (at least
+    WAITING_KEYS), then one grouping merges them. docs/data.md has the memory per distinct key. Waiting and merged keys
+    of a field must fit into MAX_KEY_BYTES, the reach of 32-bit offsets, with which grouping is several times faster
+    than with 64-bit ones.
     """
 
-    def __init__(self) -> None:
-        self._merged = _table([], [])
+    def __init__(self, field: str) -> None:
+        self._field = field
+        self._merged = _SCHEMA.empty_table()
         self._waiting: list[pa.Table] = []
         self._waiting_keys = 0
 
     def add(self, keys: pa.Array) -> None:
         """Count a string array (n,); null is the empty key."""
         counted = pc.value_counts(pc.fill_null(keys, ""))
-        self._wait(_table(counted.field("values"), counted.field("counts")))
-
-    def _wait(self, counts: pa.Table) -> None:
-        self._waiting.append(counts)
-        self._waiting_keys += counts.num_rows
-        if self._waiting_keys > max(PENDING_KEYS, self._merged.num_rows):
-            self._merge()
+        self._wait(counted.field("values"), counted.field("counts"))
 
     def add_unseen(self, keys: pa.Array) -> None:
         """List a string array (n,) of distinct keys without counting them: `listed(0)` returns them too."""
-        self._wait(_table(keys, pa.repeat(0, len(keys))))
+        self._wait(keys, pa.repeat(pa.scalar(0, pa.int64()), len(keys)))
 
-    def listed(self, min_count: int) -> pa.LargeBinaryArray:
+    def listed(self, min_count: int) -> pa.StringArray:
         """Return the keys that occur at least `min_count` times: most frequent first, ties by key bytes."""
         self._merge()
-        kept = self._merged.filter(pc.field("count") >= min_count)
-        keys = kept.sort_by([("count", "descending"), ("key", "ascending")]).column("key").combine_chunks()
-        return keys if isinstance(keys, pa.LargeBinaryArray) else pa.concat_arrays(keys.chunks)
+        kept = self._merged.filter(pc.field("count") >= min_count).combine_chunks()
+        keys = pa.concat_arrays(kept.column("key").chunks) if kept.num_rows else pa.array([], pa.string())
+        by_key = pc.array_sort_indices(keys).to_numpy()
+        by_count = np.argsort(-kept.column("count").to_numpy()[by_key], kind="stable")
+        return keys.take(pa.array(by_key[by_count]))
+
+    def _wait(self, keys: pa.Array, counts: pa.Array) -> None:
+        self._waiting.append(pa.Table.from_arrays([keys, counts], schema=_SCHEMA))
+        self._waiting_keys += len(keys)
+        if self._waiting_keys > max(WAITING_KEYS, self._merged.num_rows):
+            self._merge()
 
     def _merge(self) -> None:
         both = pa.concat_tables([self._merged, *self._waiting])
         self._waiting.clear()
         self._waiting_keys = 0
+        if both.column("key").nbytes > MAX_KEY_BYTES:
+            raise ConfigError(
+                f"the distinct values of field '{self._field}' exceed 2 GB: hash it (--hash FIELD=ROWS)"
+            )
         sums = both.group_by("key", use_threads=False).aggregate([("count", "sum")])
-        self._merged = _table(sums.column("key"), sums.column("count_sum"))
+        self._merged = sums.select(["key", "count_sum"]).rename_columns(["key", "count"]).cast(_SCHEMA)
 
 
-def _table(keys: pa.Array | pa.ChunkedArray | list, counts: pa.Array | pa.ChunkedArray | list) -> pa.Table:
-    schema = pa.schema([("key", pa.large_binary()), ("count", pa.int64())])
-    return pa.table({"key": keys, "count": counts}).cast(schema) if len(keys) else schema.empty_table()
+_SCHEMA = pa.schema([("key", pa.string()), ("count", pa.int64())])

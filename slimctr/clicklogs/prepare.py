@@ -150,7 +150,7 @@ def _count(source: _Source, schema: FeatureSchema, strict: bool, report: Progres
         rows += batch_rows
         report("counting rows", rows, log.fraction)
     listed = [feature for feature in schema.fields if feature.hash_rows is None]
-    counters = {feature.name: KeyCounter() for feature in listed}
+    counters = {feature.name: KeyCounter(feature.name) for feature in listed}
     errors = ParseErrors(strict)
     rows = 0
     for _, batch in log.batches(schema, errors, only="train"):
