@@ -60,6 +60,9 @@ class Expands(nn.ModuleList):
 class FrozenExpands(nn.Module):
     """The block matrix as two constants: what an exported graph carries in place of `Expands`."""
 
+    matrix: Tensor
+    offset: Tensor
+
     def __init__(self, matrix: Tensor, offset: Tensor) -> None:
         super().__init__()
         self.register_buffer("matrix", matrix.detach().clone())

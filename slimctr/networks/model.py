@@ -19,7 +19,9 @@ from slimctr.networks.params import MlpParams, nearest
 from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, Pooling, TableSpec
 from slimctr.networks.tables import build_table, pool
 
-NETWORKS: dict[str, type[nn.Module]] = {"dnn": Dnn, "deepfm": DeepFm, "dcn": Dcn, "dcnv2": DcnV2}
+Backbone = Dnn | DeepFm | Dcn | DcnV2
+
+NETWORKS: dict[str, type[Backbone]] = {"dnn": Dnn, "deepfm": DeepFm, "dcn": Dcn, "dcnv2": DcnV2}
 
 TensorBag = tuple[Tensor, Tensor]
 
@@ -31,7 +33,7 @@ class CtrModel(nn.Module):
     sets it after it has replaced `backbone.mlp.blocks[0].linear`.
     """
 
-    def __init__(self, spec: ModelSpec, backbone: nn.Module) -> None:
+    def __init__(self, spec: ModelSpec, backbone: Backbone) -> None:
         super().__init__()
         self.spec = spec
         self.tables = nn.ModuleList(build_table(t, n) for t, n in zip(spec.tables, spec.rows, strict=True))

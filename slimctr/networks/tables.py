@@ -43,6 +43,10 @@ class QuantizedTable(nn.Module):
     for scale "column". Nothing here is trained.
     """
 
+    codes: Tensor
+    scales: Tensor
+    minimums: Tensor
+
     def __init__(self, rows: int, dim: int, bits: int, scale: Literal["row", "column"]) -> None:
         super().__init__()
         self.bits = bits

@@ -101,3 +101,23 @@ def test_wrong_settings_are_named(network, params, message):
 def test_a_specification_that_does_not_fit_its_network_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         build_model(model().spec.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("network", ["dnn", "deepfm", "dcn", "dcnv2"])
+def test_the_network_half_is_one_graph_for_any_batch_size(network):
+    made = model(network)
+
+    class NetworkHalf(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = made
+
+        def forward(self, stored):
+            return self.model.network(stored)
+
+    stored = torch.randn(3, made.spec.stored_width)
+    batch = torch.export.Dim("batch", min=1)
+    graph = torch.export.export(NetworkHalf(), (stored,), dynamic_shapes={"stored": {0: batch}}).module()
+    for rows in (1, 3, 50):
+        stored = torch.randn(rows, made.spec.stored_width)
+        torch.testing.assert_close(graph(stored), made.network(stored))
