@@ -27,7 +27,11 @@ const percent = (value) =>
   known(value) ? `${(100 * value).toFixed((value > 0 && value < 0.1) || (value > 0.9 && value < 1) ? 1 : 0)} %` : NONE;
 const times = (value) => (known(value) ? `${value.toFixed(value < 10 ? 2 : 1)}×` : NONE);
 const rate = (value) => (known(value) ? value.toLocaleString("en-US", { maximumFractionDigits: value < 10 ? 1 : 0 }) : NONE);
-const megabytes = (value) => (known(value) ? (value / 1e6).toFixed(value < 1e7 ? 2 : 1) : NONE);
+const megabytes = (value) => {
+  if (!known(value)) return NONE;
+  return value < 1e5 ? (value / 1e6).toPrecision(2) : (value / 1e6).toFixed(value < 1e7 ? 2 : 1);
+};
+const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 const milliseconds = (value) => (known(value) ? value.toFixed(value < 10 ? 2 : 1) : NONE);
 const signed = (digits) => (value) => (known(value) ? (value > 0 ? "+" : "") + value.toFixed(digits) : NONE);
 
@@ -105,7 +109,7 @@ function showExperiment(experiments) {
   for (const experiment of experiments) {
     fact("key", experiment.key);
     for (const variant of experiment.variants) {
-      const exposed = known(variant.exposures) ? `${count(variant.exposures)} requests exposed` : "";
+      const exposed = known(variant.exposures) ? `${plural(variant.exposures, "request")} exposed` : "";
       fact(`weight of ${variant.name}`, percent(variant.weight), exposed);
     }
     fact("outcomes joined", count(experiment.outcomes.joined ?? 0), outcomesElsewhere(experiment.outcomes));
@@ -117,7 +121,7 @@ function showExperiment(experiments) {
       const names = known(shadow.variant) ? `${shadow.variant} − ${shadow.compared_with}` : "shadow − served";
       const where = `${names} on the same ${count(paired.rows ?? 0)} rows, 24 h`;
       fact("paired log loss difference", signed(5)(paired.logloss_diff) + error, where);
-      fact("mean |Δlogit| in shadow", fixed(4)(shadow.mean_logit_abs_diff), `${count(shadow.rows)} row(s) scored twice`);
+      fact("mean |Δlogit| in shadow", fixed(4)(shadow.mean_logit_abs_diff), `${plural(shadow.rows, "row")} scored twice`);
       const lost = `${count(shadow.selected)} drawn, ${count(shadow.dropped)} dropped`;
       fact("shadow requests scored", count(shadow.scored), lost);
     }
@@ -234,7 +238,7 @@ function showLatency(variants) {
       tickvals: [0.5, 1, 2, 3, 5, 10, 25, 100, 500, 2500],
     },
     yaxis: { title: { text: "share of requests" }, range: [0, 1.02], tickformat: ".0%" },
-    margin: { l: 66, r: 15, t: 30, b: 45 },
+    margin: { l: 74, r: 15, t: 30, b: 45 },
   });
 }
 

@@ -60,7 +60,8 @@ def test_the_page_shows_both_variants_in_every_section(service: LiveService, tmp
     assert "2 of 2 variants ready" in page
     for variant in data["variants"]:
         assert f"{variant['quality']['auc']:.4f}" in section(page, "quality")
-        assert f"{variant['memory']['artifact_bytes'] / 1e6:.2f}" in section(page, "memory")
+        assert f"{variant['memory']['resident_bytes'] / 1e6:.2f}" in section(page, "memory")
+        assert f"{variant['memory']['artifact_ratio']:.2f}×" in section(page, "memory")
         assert f"{variant['traffic']['rows']:.0f}" in section(page, "traffic")
     assert "stable-against-canary" in section(page, "experiment")
 
