@@ -1,6 +1,7 @@
 """The command `python -m loadtest`: profile in, report out, exit status 0 when the objective was met, 1 when missed."""
 
 import argparse
+import json
 import os
 import platform
 import sys
@@ -9,7 +10,6 @@ from pathlib import Path
 
 # Importing locust replaces this process's blocking calls with gevent's: before anything opens a socket.
 import locust
-import orjson
 
 from loadtest.calls import Call, write_id_calls, write_named_calls
 from loadtest.errors import LoadTestError
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = summarize(seen, served, settings, options.p99_ms)
     print(table(report))
     if options.out is not None:
-        options.out.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0 if report["objective"]["met"] else MISSED
 
 

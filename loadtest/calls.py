@@ -1,12 +1,12 @@
 """The calls of a profile, written ahead of the run so that the generator only sends; and the check of each answer."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import orjson
 
 from loadtest.profile import Profile, ZipfIds
 from loadtest.rows import Row, Rows, RowSource, Zipf
@@ -33,8 +33,13 @@ def write_named_calls(profile: Profile, source: RowSource, model: str | None, co
             document["unit_id"] = f"{profile.unit_field}:{rows.values[0][profile.unit_field]}"
         document.update(_form(profile, rows))
         clicks = tuple(rows.clicks) if profile.outcomes and rows.clicks is not None else None
-        calls.append(Call("/v1/predict", orjson.dumps(document), size, clicks))
+        calls.append(Call("/v1/predict", json_bytes(document), size, clicks))
     return calls
+
+
+def json_bytes(document: dict[str, Any]) -> bytes:
+    """Return the document as compact JSON."""
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def _form(profile: Profile, rows: Rows) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def write_id_calls(
     calls = []
     for size in _sizes(profile, count, random):
         tensors = [tensor for entry in inputs for tensor in _tensors(entry, size, zipf, random)]
-        calls.append(Call(f"/v2/models/{model}/infer", orjson.dumps({"inputs": tensors}), size))
+        calls.append(Call(f"/v2/models/{model}/infer", json_bytes({"inputs": tensors}), size))
     return calls
 
 
@@ -93,12 +98,12 @@ def _sizes(profile: Profile, count: int, random: np.random.Generator) -> list[in
 def complaint_about(call: Call, answer: bytes) -> str | None:
     """Return what is wrong with an answer, None when it has one probability per row."""
     try:
-        document = orjson.loads(answer)
+        document = json.loads(answer)
         if "outputs" in document:
             scores = next(tensor["data"] for tensor in document["outputs"] if tensor["name"] == "pctr")
         else:
             scores = document["scores"]
-    except (orjson.JSONDecodeError, KeyError, TypeError, StopIteration) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, StopIteration) as error:
         return f"the answer has no scores: {error!r}"
     if len(scores) != call.rows:
         return f"{len(scores)} scores for {call.rows} rows"

@@ -1,12 +1,11 @@
 """What the service says of itself before and after a run: its model, and the change of its counters."""
 
+import json
 import re
 import urllib.error
 import urllib.request
 from collections import defaultdict
 from typing import Any
-
-import orjson
 
 from loadtest.errors import LoadTestError
 
@@ -46,7 +45,7 @@ class Server:
         return sum_by_name(self._get("/metrics").decode(), model)
 
     def _json(self, path: str) -> dict[str, Any]:
-        document: dict[str, Any] = orjson.loads(self._get(path))
+        document: dict[str, Any] = json.loads(self._get(path))
         return document
 
     def _get(self, path: str) -> bytes:

@@ -1,12 +1,12 @@
 """The locust user: sends prepared calls one after the other, checks every answer, returns outcomes."""
 
 import itertools
+import json
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from locust import FastHttpUser, constant, constant_throughput, task
 
 from loadtest.calls import Call, complaint_about
@@ -81,7 +81,7 @@ def scoring_user(
 
         def _send_outcomes(self) -> None:
             if self._outcomes:
-                body = orjson.dumps({"outcomes": self._outcomes})
+                body = json.dumps({"outcomes": self._outcomes})
                 self._outcomes = []
                 self.client.post("/v1/outcomes", data=body, headers=self._headers, name="outcomes")
 

@@ -1,5 +1,6 @@
 """What of the container files can be checked without a container engine."""
 
+import ast
 import importlib.metadata
 import json
 import re
@@ -66,6 +67,22 @@ def test_the_scoring_image_installs_no_torch_and_nothing_of_the_offline_part() -
     needed = closure(set(installed.split(",")))
     assert {"fastapi", "onnxruntime", "redis", "plotly"} <= needed
     assert needed & OFFLINE_ONLY == set()
+
+
+def test_the_load_generator_imports_only_what_its_image_installs() -> None:
+    imported = set()
+    for path in (ROOT / "loadtest").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    # Reading Parquet is optional, and says what it needs.
+    foreign = imported - sys.stdlib_module_names - {"loadtest", "pyarrow"}
+    providers = importlib.metadata.packages_distributions()
+    needed = closure({"loadtest"})
+    for name in foreign:
+        assert {canonicalize_name(provider) for provider in providers[name]} & needed, name
 
 
 def test_every_needed_distribution_is_pinned() -> None:
