@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from slimctr.clicklogs.delimited import DelimitedFile, TextLayout
 from slimctr.clicklogs.parse_errors import ParseErrors
-from slimctr.clicklogs.rows import RawBatch, clean_batch
+from slimctr.clicklogs.rows import RawBatch, RowChecker, clean_batch
 from slimctr.clicklogs.sources import first_line
 from slimctr.errors import LogFormatError
 from slimctr.features import FeatureSchema
@@ -21,7 +21,10 @@ PARQUET_BATCH_ROWS = 1 << 17
 
 
 class CsvLog:
-    """One CSV file with a header line (.tsv: tab-separated); empty and NaN cells are missing."""
+    """One CSV file with a header line (.tsv: tab-separated); empty and NaN cells are missing.
+
+    A row with a line break inside a cell is refused, because a quote that is never closed looks the same.
+    """
 
     def __init__(self, path: Path, label: str | None = None):
         delimiter = "\t" if ".tsv" in path.suffixes else ","
@@ -45,8 +48,16 @@ class CsvLog:
     def batches(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[pa.RecordBatch]:
         """Yield clean batches (see ClickLog); columns that `schema` does not name are ignored."""
         _require_fields(self._path, self._names, schema)
-        for raw in self._file.batches([self._label, *schema.names], errors):
-            yield clean_batch(raw, self._label, schema, errors)
+        # All columns are read: an open quote in a column that nobody wants swallows rows as well.
+        for raw in self._file.batches(self._names, errors):
+            check = RowChecker(raw.rows)
+            for name, cells in raw.columns.items():
+                broken = pc.fill_null(pc.match_substring(cells, "\n"), False)
+                check.refuse(
+                    broken.to_numpy(zero_copy_only=False),
+                    lambda row, name=name, cells=cells: _line_break_problem(name, cells[row].as_py()),
+                )
+            yield clean_batch(raw, self._label, schema, errors, check)
 
 
 class ParquetLog:
@@ -109,6 +120,11 @@ class ParquetLog:
             f"{self._path}: column '{name}' is {kind}; a categorical value is an integer or a string. "
             "Cast the column, or declare it numeric in a schema file (--schema)"
         )
+
+
+def _line_break_problem(name: str, cell: bytes) -> str:
+    lines = cell.count(b"\n") + 1
+    return f"column '{name}' goes on over {lines} lines: is a quote never closed?"
 
 
 def _label_column(path: Path, names: list[str], label: str | None) -> str:
