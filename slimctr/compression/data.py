@@ -17,7 +17,7 @@ def data_of_run(run: Run, path: Path | None = None) -> Dataset:
     Raises ConfigError when it is another data set than the one that the run was trained on.
     """
     dataset = Dataset(path or Path(run.lineage.data))
-    digests = {name: entry["sha256"] for name, entry in dataset.info["files"].items()}
+    digests = {entry["file"]: entry["sha256"] for entry in dataset.info["files"]}
     if digests != run.lineage.data_sha256:
         raise ConfigError(f"data set '{dataset.path}' is not the one of run '{run.path}'")
     return dataset

@@ -1,0 +1,203 @@
+"""A published version scores like its torch model, its byte figures add up, and what differs is not published."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import tiny_dataset, tiny_run
+
+from model_store.store import ModelStore
+from slimctr.compression import compress
+from slimctr.errors import ConfigError, ExportError
+from slimctr.export import artifact, publish_run
+from slimctr.networks import NETWORKS
+from slimctr.scoring import Scorer
+from slimctr.training import evaluate, save_run
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_dataset(tmp_path_factory.mktemp("log"))
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    return tiny_run(dataset, tmp_path_factory.mktemp("run") / "deepfm", negative_sampling_rate=0.5)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return ModelStore(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def original(run, store):
+    return publish_run(run, store, "deepfm", "stable")
+
+
+@pytest.fixture(scope="module")
+def smaller(run, store, original, tmp_path_factory):
+    settings = {"feature_pca": {"table_rank": 4, "mlp_rank_ratio": 0.25, "epochs": 1}}
+    compressed = compress(run, "feature_pca+ptq", settings, None, tmp_path_factory.mktemp("small") / "run")
+    return compressed, publish_run(compressed, store, "deepfm", "canary")
+
+
+def served(store, version, batch):
+    return Scorer.open(store.path(version.model, version.version)).logits(batch)
+
+
+@pytest.mark.parametrize("network", sorted(set(NETWORKS) - {"deepfm"}))
+def test_every_network_is_published_and_served(network, dataset, store, tmp_path):
+    run = tiny_run(dataset, tmp_path / network, network, epochs=1)
+    version = publish_run(run, store, network)
+    expected = evaluate(run.model, dataset, "test").logits
+    np.testing.assert_allclose(served(store, version, dataset.load("test").batch), expected, atol=1e-4)
+
+
+def test_original_serves_the_scores_of_its_run(run, dataset, store, original):
+    expected = evaluate(run.model, dataset, "test").logits
+    probabilities = 1 / (1 + np.exp(-served(store, original, dataset.load("test").batch)))
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-expected)), atol=1e-5)
+    assert original.parity.probability <= 1e-5
+    assert store.resolve("deepfm@stable") == ("deepfm", original.version)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("ptq", {"bits": 4}),
+        ("ptq", {"bits": 2, "wide_bits": 32}),
+        ("feature_pca", {"pair": "pair_relu", "epochs": 1}),
+        ("feature_pca+ptq", {"ptq": {"bits": 4}, "feature_pca": {"first_layer": True, "epochs": 0}}),
+    ],
+)
+def test_every_method_serves_the_scores_of_its_run(method, settings, run, dataset, store, tmp_path):
+    compressed = compress(run, method, settings, None, tmp_path / "run")
+    version = publish_run(compressed, store, "variants")
+    expected = evaluate(compressed.model, dataset, "test").logits
+    np.testing.assert_allclose(served(store, version, dataset.load("test").batch), expected, atol=1e-4)
+    assert version.parity.rows == len(dataset.load("valid"))
+
+
+def test_components_add_up_to_the_files(store, original, smaller):
+    for version in (original, smaller[1]):
+        folder = store.path(version.model, version.version)
+        files = sum(file.stat().st_size for file in folder.iterdir() if file.name != "manifest.json")
+        assert (
+            sum(version.manifest.bytes.artifact_by_component.values())
+            == files
+            == version.manifest.artifact_bytes
+        )
+        assert sum(version.manifest.bytes.payload_by_role.values()) == version.manifest.bytes.payload
+
+
+def test_bytes_of_the_original_are_known_without_it(original, smaller):
+    sizes = smaller[1].manifest.bytes
+    assert sizes.original_payload == original.manifest.bytes.payload
+    assert sizes.original_artifact == original.manifest.artifact_bytes
+    assert original.manifest.bytes.original_artifact == original.manifest.artifact_bytes
+    assert sizes.payload < sizes.original_payload / 5
+
+
+def test_manifest_tells_chain_encoder_and_quality(dataset, original, smaller):
+    compressed, version = smaller
+    manifest = version.manifest
+    assert [step["method"] for step in manifest.method] == ["feature_pca", "ptq"]
+    assert (manifest.encoder, manifest.base_vocabulary) == (
+        original.manifest.encoder,
+        original.manifest.base_vocabulary,
+    )
+    assert manifest.evaluation["test_auc"] == compressed.metrics["test"]["auc"]
+    assert manifest.fidelity["mean_abs_logit_difference"] > 0
+    assert original.manifest.fidelity == {}
+    assert manifest.negative_sampling_rate == 0.5
+    assert manifest.lineage["data_sha256"] == compressed.lineage.data_sha256
+    assert str(dataset.path) not in manifest.model_dump_json()
+
+
+def test_golden_rows_are_at_least_256_and_hold(store, smaller):
+    scorer = Scorer.open(store.path("deepfm", smaller[1].version))
+    assert len(scorer.golden.batch) >= 256
+    assert scorer.check_golden() <= 1e-4
+
+
+def test_oov_and_mean_row_score_alike(dataset, store, smaller):
+    """The OOV row was never read in training, so it stands for the mean of its field."""
+    scorer = Scorer.open(store.path("deepfm", smaller[1].version))
+    batch = dataset.load("valid").batch.slice(0, 1)
+    batch.ids[:, 0] = 0
+    codes = scorer.lookup(batch)[0, :4]
+    steps = smaller[0].model.tables[0].scales.numpy()
+    assert (np.abs(codes) <= steps).all()
+
+
+def test_a_model_that_scores_differently_is_refused(run, store, dataset, tmp_path, monkeypatch):
+    honest = artifact.fold_network
+
+    def shifted(model):
+        network = honest(model)
+        network.folded.backbone.head.bias += 0.01
+        return network
+
+    monkeypatch.setattr(artifact, "fold_network", shifted)
+    with pytest.raises(ExportError, match=r"not published.*golden row"):
+        publish_run(run, store, "refused")
+    assert "refused" not in store.models()
+
+
+def test_a_small_difference_is_refused_for_float_tables(run, store, original, dataset):
+    with torch.no_grad():
+        run.model.backbone.head.bias += 9e-5
+    try:
+        with pytest.raises(ExportError, match=r"in the probability \(allowed 1e-04 and 1e-05\)"):
+            artifact.check_parity(
+                run.model, dataset.load("valid").batch, store.path("deepfm", original.version)
+            )
+    finally:
+        with torch.no_grad():
+            run.model.backbone.head.bias -= 9e-5
+
+
+def test_other_table_rows_are_refused(run, store, original, dataset):
+    with torch.no_grad():
+        run.model.tables[2].weight[1, 0] += 1e-6
+    try:
+        with pytest.raises(ExportError, match="other table rows"):
+            artifact.check_parity(
+                run.model, dataset.load("valid").batch, store.path("deepfm", original.version)
+            )
+    finally:
+        with torch.no_grad():
+            run.model.tables[2].weight[1, 0] -= 1e-6
+
+
+def test_untrained_pair_relu_is_refused_until_trained(run, store, tmp_path):
+    untrained = compress(run, "feature_pca", {"pair": "pair_relu", "epochs": 0}, None, tmp_path / "untrained")
+    with pytest.raises(ExportError, match="never trained"):
+        publish_run(untrained, store, "pairs")
+    later = compress(untrained, "ptq", {"epochs": 1}, None, tmp_path / "later")
+    assert publish_run(later, store, "pairs").version == 1
+
+
+def test_another_data_set_is_refused(run, store, dataset):
+    digests = {**run.lineage.data_sha256, "train.parquet": "0" * 64}
+    other = replace(run, lineage=run.lineage.model_copy(update={"data_sha256": digests}))
+    with pytest.raises(ConfigError, match="is not the one of run"):
+        publish_run(other, store, "refused", data=dataset.path)
+
+
+def test_a_run_read_from_disk_publishes_the_same_files(run, store, original, tmp_path):
+    from slimctr.training import load_run
+
+    copy = replace(run, path=tmp_path / "copy")
+    save_run(copy)
+    again = publish_run(load_run(copy.path), store, "deepfm")
+    same = {name: entry.sha256 for name, entry in again.manifest.files.items()}
+    assert same == {name: entry.sha256 for name, entry in original.manifest.files.items()}
+    assert json.loads(again.manifest.model_dump_json())["network"] == {
+        "file": "network.onnx",
+        "width": run.spec.stored_width,
+        "opset": 20,
+    }

@@ -1,0 +1,154 @@
+"""`compress` from run to run: chains, recipes, fine-tuning, lineage, report, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from slimctr.compression import RECIPES, REPORT_FILE, chain, compress, report_table
+from slimctr.compression.data import CompressionData
+from slimctr.compression.method import find_method
+from slimctr.compression.report import model_bytes
+from slimctr.compression.verb import fine_tune
+from slimctr.errors import CompressionError, ConfigError
+from slimctr.training import load_run
+
+
+@pytest.fixture(scope="module")
+def small(run, tmp_path_factory):
+    settings = {"feature_pca": {"table_rank": 4, "epochs": 1}, "ptq": {"bits": 8}}
+    return compress(run, "feature_pca+ptq", settings, None, tmp_path_factory.mktemp("small") / "run")
+
+
+def test_chain_is_written_into_the_lineage(run, small):
+    again = load_run(small.path)
+    assert [step.method for step in again.lineage.methods] == ["feature_pca", "ptq"]
+    assert again.lineage.methods[0].settings["table_rank"] == 4
+    assert again.lineage.methods[0].statistics["epochs_trained"] == 1
+    assert again.lineage.methods[1].statistics["epochs_trained"] == 0
+    assert again.lineage.parent == str(run.path)
+    assert again.lineage.data_sha256 == run.lineage.data_sha256
+    assert again.metrics["test"]["auc"] == small.metrics["test"]["auc"]
+
+
+def test_report_compares_with_the_original(run, small):
+    report = json.loads((small.path / REPORT_FILE).read_text())
+    assert set(report) == {"original", "compressed"}
+    assert report["original"]["test"]["auc"] == pytest.approx(run.metrics["test"]["auc"])
+    assert report["original"]["bytes"]["payload"] == 4 * 9 * sum(run.spec.rows)
+    expected = report["original"]["bytes"]["payload"] / report["compressed"]["bytes"]["payload"]
+    assert report["original"]["ratio_payload"] == pytest.approx(expected)
+    assert expected > 5
+    assert report["original"]["fidelity"]["mean_abs_logit_difference"] > 0
+    assert report["original"]["fidelity"]["p99_abs_logit_difference"] < 5
+    assert report_table(report).row_count == 2
+
+
+def test_a_second_run_is_compared_with_parent_and_original(run, small, tmp_path):
+    first = compress(run, "feature_pca", {"mlp": False, "epochs": 0}, None, tmp_path / "one")
+    second = compress(first, "ptq", {"bits": 4}, None, tmp_path / "two")
+    report = json.loads((second.path / REPORT_FILE).read_text())
+    assert list(report) == ["original", "parent", "compressed"]
+    assert (
+        report["parent"]["bytes"] == json.loads((first.path / REPORT_FILE).read_text())["compressed"]["bytes"]
+    )
+    assert [step.method for step in second.lineage.methods] == ["feature_pca", "ptq"]
+
+
+def test_model_bytes_count_what_is_stored(small):
+    spec, counted = small.model.spec, model_bytes(small.model)
+    rows = dict(zip(spec.field_names, spec.rows, strict=True))
+    assert counted.tables == 4 * (sum(rows.values()) - rows["weekday"]) + (8 + 4) * rows["weekday"]
+    assert counted.wide == sum(rows.values())
+    assert counted.scales == 8 * (4 * 4 + 5)
+    assert counted.payload + counted.scales + counted.network == counted.total
+
+
+def test_fine_tuning_lowers_the_loss_and_moves_only_what_it_may(run, dataset):
+    data = CompressionData(dataset)
+    method = find_method("feature_pca")
+    for train_codes in (True, False):
+        config = method.configure({"table_rank": 2, "epochs": 1, "train_codes": train_codes})
+        model = method.apply(run.model, data, config).model
+        codes, basis = model.tables[0].weight.detach().clone(), model.expands[0].basis.detach().clone()
+        history = fine_tune(model, run.config, config, data)
+        assert history[0].learning_rate == pytest.approx(0.1 * run.config.learning_rate)
+        assert torch.equal(codes, model.tables[0].weight) != train_codes
+        assert not torch.equal(basis, model.expands[0].basis)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_unread_oov_rows_follow_the_mean_after_fine_tuning(run, dataset):
+    data = CompressionData(dataset)
+    method = find_method("feature_pca")
+    config = method.configure({"table_rank": 3, "epochs": 1})
+    model = method.apply(run.model, data, config).model
+    fine_tune(model, run.config, config, data)
+    assert data.counts[0][0] == 0
+    share = data.counts[0] / data.counts[0].sum()
+    np.testing.assert_allclose(
+        model.tables[0].weight[0].detach().numpy(), share @ model.tables[0].weight.detach().numpy(), atol=1e-5
+    )
+
+
+def test_compression_does_not_touch_its_input(run, small):
+    torch.testing.assert_close(load_run(run.path).model.state_dict(), run.model.state_dict(), rtol=0, atol=0)
+
+
+def test_compression_is_reproducible(run, small, tmp_path):
+    settings = {"feature_pca": {"table_rank": 4, "epochs": 1}, "ptq": {"bits": 8}}
+    again = compress(run, "feature_pca+ptq", settings, None, tmp_path / "again")
+    torch.testing.assert_close(again.model.state_dict(), small.model.state_dict(), rtol=0, atol=0)
+
+
+def test_every_recipe_runs_on_a_new_model(run, tmp_path):
+    for name in RECIPES:
+        steps = chain(name, {})
+        assert [step.method.name for step in steps] == list(RECIPES[name].steps)
+
+
+def test_a_recipe_can_be_changed(run):
+    assert chain("rows4", {"ptq": {"wide_bits": 32}})[0].config.model_dump(include={"bits", "wide_bits"}) == {
+        "bits": 4,
+        "wide_bits": 32,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        ("ptqq", {}, "did you mean 'ptq'.*recipes: rows8"),
+        ("feature_pca+ptqq", {}, "did you mean 'ptq'"),
+        ("ptq+ptq", {}, "names a method twice"),
+        ("feature_pca+ptq", {"bits": 4}, r"say for which method.*feature_pca.SETTING, ptq.SETTING"),
+        ("feature_pca+ptq", {"svd": {"table_rank": 2}}, "say for which method"),
+        ("feature_pca+ptq", {"ptq": {"bit": 4}}, "did you mean 'bits'"),
+    ],
+)
+def test_wrong_chains_are_refused(text, settings, message):
+    with pytest.raises(CompressionError, match=message):
+        chain(text, settings)
+
+
+def test_chain_in_the_wrong_order_is_refused(run, tmp_path):
+    with pytest.raises(CompressionError, match="factor first and quantize after"):
+        compress(run, "ptq+feature_pca", {}, None, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_an_existing_run_is_not_overwritten(run):
+    with pytest.raises(ConfigError, match="not empty"):
+        compress(run, "ptq", {}, None, run.path)
+
+
+def test_another_data_set_is_refused(run, dataset, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in dataset.path.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    info = json.loads((other / "dataset.json").read_text())
+    info["files"][0]["sha256"] = "0" * 64
+    (other / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(ConfigError, match="is not the one of run"):
+        compress(run, "ptq", {}, other, tmp_path / "out")
