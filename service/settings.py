@@ -90,6 +90,10 @@ class Settings(BaseSettings):
                 f"drain_delay_s ({self.drain_delay_s}) leaves nothing of "
                 f"shutdown_timeout_s ({self.shutdown_timeout_s})"
             )
+        if self.model_control == "explicit" and self.workers > 1:
+            raise ValueError(
+                f"model_control=explicit needs workers=1, not {self.workers}: a request reaches one worker only"
+            )
         if self.api_keys and self.insecure:
             raise ValueError("api_keys and insecure exclude each other: drop one of them")
         if not self.api_keys and not self.insecure:

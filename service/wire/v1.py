@@ -14,7 +14,7 @@ import orjson
 
 from service.errors import MAX_LISTED_FAULTS, BadJson, Fault, InvalidInput, TooLarge
 from slimctr.errors import FeatureError, MissingField, UnknownField
-from slimctr.features import EncodedBatch, Encoder
+from slimctr.features import EncodedBatch, Encoder, FeatureSchema
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -42,8 +42,8 @@ class Form(Protocol):
     def pointer(self, error: FeatureError) -> str:
         """Return where the value of `error` stands in the body."""
 
-    def repaired(self, error: FeatureError) -> "Form":
-        """Return a copy in which this one fault is gone, so that the next one shows."""
+    def repaired(self, error: FeatureError, plain: Any) -> "Form":
+        """Return a copy with `plain` for the value of `error`, so that the next fault shows."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Rows:
         """Return `#/instances/<row>/<field>`."""
         return _pointer("instances", error.row, error.field)
 
-    def repaired(self, error: FeatureError) -> "Rows":
+    def repaired(self, error: FeatureError, plain: Any) -> "Rows":
         """Return a copy without the fault."""
-        return Rows(_repair_rows(self.instances, error))
+        return Rows(_repair_rows(self.instances, error, plain))
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,16 @@ class Columns:
         """Return `#/columns/<field>/<row>`."""
         return _pointer("columns", error.field, error.row)
 
-    def repaired(self, error: FeatureError) -> "Columns":
+    def repaired(self, error: FeatureError, plain: Any) -> "Columns":
         """Return a copy without the fault."""
         columns = dict(self.columns)
         if isinstance(error, UnknownField):
             del columns[error.field]
         elif error.row is None:
-            columns[error.field] = [_plain(error)] * self.rows
+            columns[error.field] = [plain] * self.rows
         else:
             columns[error.field] = list(columns.get(error.field, [None] * self.rows))
-            columns[error.field][error.row] = _plain(error)
+            columns[error.field][error.row] = plain
         return Columns(columns)
 
 
@@ -124,11 +124,11 @@ class Slate:
             return _pointer("context", error.field)
         return _pointer("candidates", error.row, error.field)
 
-    def repaired(self, error: FeatureError) -> "Slate":
+    def repaired(self, error: FeatureError, plain: Any) -> "Slate":
         """Return a copy without the fault."""
         if error.field in self.context:
-            return Slate(_repair_rows([self.context], error, all_rows=True)[0], self.candidates)
-        return Slate(self.context, _repair_rows(self.candidates, error))
+            return Slate(_repair_rows([self.context], error, plain)[0], self.candidates)
+        return Slate(self.context, _repair_rows(self.candidates, error, plain))
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def encode(form: Form, encoder: Encoder) -> EncodedBatch:
     except FeatureError as error:
         faults = [_fault(form, error)]
         while len(faults) < MAX_LISTED_FAULTS:
-            form = form.repaired(error)
+            form = form.repaired(error, _plain(error, encoder.schema))
             try:
                 form.encode(encoder)
                 break
@@ -357,18 +357,18 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _plain(error: FeatureError) -> Any:
-    """Return a value that every kind of field takes: 0, in a list when the field holds lists."""
-    return [0] if isinstance(error.value, list) else 0
+def _plain(error: FeatureError, schema: FeatureSchema) -> Any:
+    """Return a value that the field of `error` takes: 0, in a list when it is multi-valued."""
+    position = schema.index.get(error.field)
+    return [0] if position is not None and schema.fields[position].multivalued else 0
 
 
-def _repair_rows(rows: list[Row], error: FeatureError, *, all_rows: bool = False) -> list[Row]:
+def _repair_rows(rows: list[Row], error: FeatureError, plain: Any) -> list[Row]:
     if isinstance(error, UnknownField):
         return [{name: value for name, value in row.items() if name != error.field} for row in rows]
-    touched = range(len(rows)) if all_rows or error.row is None else (error.row,)
     repaired = list(rows)
-    for position in touched:
-        repaired[position] = {**rows[position], error.field: _plain(error)}
+    for position in range(len(rows)) if error.row is None else (error.row,):
+        repaired[position] = {**rows[position], error.field: plain}
     return repaired
 
 
