@@ -123,7 +123,7 @@ class ParquetLog:
 
 
 def _line_break_problem(name: str, cell: bytes) -> str:
-    lines = cell.count(b"\n") + 1
+    lines = cell.rstrip().count(b"\n") + 1
     return f"column '{name}' goes on over {lines} lines: is a quote never closed?"
 
 

@@ -81,7 +81,7 @@ def test_an_unclosed_quote_is_one_error_that_says_how_far_it_reaches(write, read
         assert reading.rows["a"] == ["x"]
         [(number, detail)] = reading.refused
         assert number == 3
-        assert "over 3 lines: is a quote never closed?" in detail
+        assert "over 2 lines: is a quote never closed?" in detail
 
 
 def test_only_the_first_errors_are_kept(write, read_log):
