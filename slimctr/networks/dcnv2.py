@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from slimctr.networks.interactions import CrossV2
 from slimctr.networks.layers import Linear, Mlp
-from slimctr.networks.params import CrossParams
+from slimctr.networks.params import CrossParams, Depth, Share
 from slimctr.networks.spec import LayerSpec
 
 
 class DcnV2Params(CrossParams):
     """Settings of DCN V2 with its published defaults on Frappe."""
 
-    cross_layers: int = 4
-    dropout: float = 0.4
+    cross_layers: Depth = 4
+    dropout: Share = 0.4
 
 
 class DcnV2(nn.Module):

@@ -6,21 +6,24 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Depth = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 
 class MlpParams(BaseModel):
     """Settings of the MLP that every network here has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (400, 400, 400)
+    hidden: Annotated[tuple[Depth, ...], Field(min_length=1)] = (400, 400, 400)
     batch_norm: bool = True
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    dropout: Share = 0.2
 
 
 class CrossParams(MlpParams):
     """The same with the depth of the cross network beside it."""
 
-    cross_layers: Annotated[int, Field(ge=1)] = 3
+    cross_layers: Depth = 3
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -40,7 +40,8 @@ def train(
     """Train a network on an encoded data set, evaluate it on validation and test rows, write the run.
 
     With `resume`, an interrupted run goes on from its last epoch and a finished one is returned as it is.
-    Raises ConfigError when `out` holds a run and `resume` is not set, or when its configuration differs.
+    Raises ConfigError when `out` holds a run and `resume` is not set, when its configuration or data differ, when
+    a split has one class only, and when training diverges.
     """
     dataset = Dataset(data)
     groups = _group_column(config, dataset.schema)
@@ -49,11 +50,11 @@ def train(
         _check_resumable(config, digests, out, resume)
         if is_finished(out):
             return load_run(out)
-    else:
+    splits = {name: _load(dataset, name) for name in ("train", "valid", "test")}
+    if not is_started(out):
         started = Lineage(seed=config.seed, git_revision=git_revision(), data=str(data), data_sha256=digests)
         start_run(out, config, started)
     model = initial_model(config, dataset)
-    splits = {name: TensorSplit.of(dataset.load(name)) for name in ("train", "valid", "test")}
     history = fit(
         model, config, splits["train"], splits["valid"], progress=progress, checkpoint=out / CHECKPOINT_FILE
     )
@@ -103,6 +104,15 @@ def set_untrained_oov_rows(model: CtrModel, counts: list[np.ndarray]) -> list[in
                 share = torch.from_numpy(counts[index] / counts[index].sum())
                 table.weight[0] = (share @ table.weight.double()).float()
     return untrained
+
+
+def _load(dataset: Dataset, name: str) -> TensorSplit:
+    split = TensorSplit.of(dataset.load(name))
+    if len(split.labels.unique()) < 2:
+        raise ConfigError(
+            f"the {name} split of '{dataset.path}' has no click or nothing but clicks; split the log otherwise"
+        )
+    return split
 
 
 def _check_resumable(config: TrainConfig, digests: dict[str, str], out: Path, resume: bool) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from slimctr import quality
+from slimctr.errors import ConfigError
 from slimctr.networks import CtrModel, FloatTable
 from slimctr.training.batches import Batch, TensorSplit
 from slimctr.training.checkpoint import EpochRecord, FitState, read_checkpoint, write_checkpoint
@@ -34,6 +35,7 @@ def fit(
     With `checkpoint`, the state is written there after each epoch, and a training that finds the file goes on
     from it: the final weights are those of an uninterrupted run with the same number of threads. Every random
     draw of an epoch comes from the seed and the epoch number alone; torch's global generator stays as it was.
+    Raises ConfigError when scores are no longer finite.
     """
     progress = progress or Silent()
     optimizer = torch.optim.Adam(
@@ -83,6 +85,8 @@ def _run_epoch(
         progress.step(epoch, step + 1, len(batches), float(loss_sum) / rows)
     labels = valid.labels.numpy()
     logits = score(model, valid)
+    if not np.isfinite(logits).all():
+        raise ConfigError(f"training diverged in epoch {epoch}: scores are not finite; lower learning_rate")
     valid_auc = quality.auc(labels, logits)
     return EpochRecord(
         epoch=epoch,

@@ -82,6 +82,7 @@ def test_tables_start_small():
         ("dnn", {"dropout": 1.5}, "setting 'dropout' of network 'dnn'.*1.5"),
         ("dnn", {"hidden": []}, "setting 'hidden'"),
         ("dcn", {"cross_layers": "many"}, "setting 'cross_layers'"),
+        ("dcnv2", {"cross_layers": 0}, "setting 'cross_layers'"),
     ],
 )
 def test_wrong_settings_are_named(network, params, message):

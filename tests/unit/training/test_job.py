@@ -75,3 +75,14 @@ def test_the_rate_of_negative_sampling_travels_with_the_model(config, click_data
     assert loaded.model.logit_correction == pytest.approx(np.log(0.3))
     split = TensorSplit.of(dataset.load("test"))
     assert np.array_equal(score(loaded.model, split), score(run.model, split))
+
+
+def test_a_split_without_clicks_is_refused(config, tmp_path):
+    (tmp_path / "log").mkdir()
+    for split, labels in [("train", "01"), ("valid", "00"), ("test", "01")]:
+        rows = "".join(f"{label},{value}\n" for label, value in zip(labels, "ab", strict=True))
+        (tmp_path / "log" / f"{split}.csv").write_text("label,color\n" + rows)
+    prepare(PrepareSettings(log_format="csv", source=tmp_path / "log"), tmp_path / "data")
+    with pytest.raises(ConfigError, match=r"the valid split .* has no click or nothing but clicks"):
+        train(config, tmp_path / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

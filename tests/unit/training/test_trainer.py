@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from slimctr import quality
+from slimctr.errors import ConfigError
 from slimctr.networks import QuantizedTable
 from slimctr.training import TensorSplit, fit, initial_model, score
 from slimctr.training.checkpoint import EpochRecord, FitState
@@ -107,6 +108,11 @@ def test_down_sampled_training_predicts_the_click_rate_of_all_rows(config, datas
     assert quality.calibration(labels, logits) == pytest.approx(1.0, abs=0.15)
     uncorrected = logits - np.float32(np.log(0.2))
     assert quality.calibration(labels, uncorrected) > 1.8
+
+
+def test_a_training_that_diverges_says_so(config, dataset, splits):
+    with pytest.raises(ConfigError, match=r"diverged in epoch 1.*lower learning_rate"):
+        trained(config.changed(learning_rate=1e30), dataset, splits)
 
 
 def test_a_quantized_table_stays_as_it_is_while_the_network_learns(config, dataset, splits):
