@@ -1,5 +1,6 @@
 """A real Prometheus scrapes a live service and answers a query; promtool accepts configuration, rules and metrics."""
 
+import json
 import os
 import shutil
 import socket
@@ -16,6 +17,8 @@ from telemetry_service import LiveService, send_traffic, telemetry_service
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 REQUESTS, ROWS = 20, 3
+# Counters that appear with their first event: a service in good health has none.
+NOTHING_TO_SHOW = {"Failures", "Refused", "Shadow"}
 
 
 def program(name: str) -> str:
@@ -39,6 +42,8 @@ def promtool(*arguments: str, stdin: bytes | None = None) -> str:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     with telemetry_service(tmp_path_factory.mktemp("service")) as service:
         send_traffic(service.url, REQUESTS, ROWS)
+        # Brings the estimates up to date, which otherwise happens every 15 seconds.
+        httpx.get(f"{service.url}/dashboard/data").raise_for_status()
         yield service
 
 
@@ -67,9 +72,9 @@ def test_a_real_prometheus_scrapes_the_service_and_evaluates_the_rules(
 ) -> None:
     configuration: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     configuration["global"] = {
-        "scrape_interval": "200ms",
-        "scrape_timeout": "200ms",
-        "evaluation_interval": "200ms",
+        "scrape_interval": "500ms",
+        "scrape_timeout": "500ms",
+        "evaluation_interval": "500ms",
     }
     configuration["rule_files"] = [str(DEPLOY / "rules" / "*.yml")]
     (job,) = configuration["scrape_configs"]
@@ -87,6 +92,12 @@ def test_a_real_prometheus_scrapes_the_service_and_evaluates_the_rules(
         ready = query(process, address, "min(slimctr_model_ready)")
         assert float(ready["value"][1]) == 1
         query(process, address, "model_variant:slimctr_inference_rows:rate5m")
+        for title, expression in dashboard_queries():
+            if title in NOTHING_TO_SHOW:
+                answer = httpx.get(f"http://{address}/api/v1/query", params={"query": expression})
+                assert answer.status_code == 200, f"{title}: {answer.text}"
+            else:
+                assert query(process, address, expression), title
         rules = httpx.get(f"http://{address}/api/v1/rules").json()["data"]["groups"]
         assert {rule["health"] for group in rules for rule in group["rules"]} <= {"ok", "unknown"}
     finally:
@@ -110,6 +121,15 @@ def query(process: subprocess.Popen[bytes], address: str, expression: str) -> di
         # Prometheus offers nothing to wait for but its next scrape.
         time.sleep(0.1)
     raise AssertionError(f"no result for {expression}")
+
+
+def dashboard_queries() -> Iterator[tuple[str, str]]:
+    """Yield panel title and query of every panel, as Grafana would send it."""
+    dashboard = json.loads((DEPLOY.parent / "grafana" / "dashboards" / "slimctr-serving.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            expression = target["expr"].replace("$model", "ctr").replace("$window", "24h")
+            yield panel["title"], expression.replace("$__rate_interval", "1m")
 
 
 def free_port() -> int:
