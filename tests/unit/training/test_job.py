@@ -1,4 +1,6 @@
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -86,3 +88,19 @@ def test_a_split_without_clicks_is_refused(config, tmp_path):
     with pytest.raises(ConfigError, match=r"the valid split .* has no click or nothing but clicks"):
         train(config, tmp_path / "data", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_multi_valued_fields_train_through_their_bags(config, tmp_path):
+    """Only the tags tell clicks apart, and only their set: a model that ignores bags cannot learn them."""
+    draw = np.random.default_rng(4)
+    for split, rows in [("train", 4_000), ("valid", 1_000), ("test", 1_000)]:
+        tags = [[f"t{tag}" for tag in draw.integers(0, 8, draw.integers(1, 4))] for _ in range(rows)]
+        labels = [int("t1" in bag or "t5" in bag) for bag in tags]
+        colors = [f"c{color}" for color in draw.integers(0, 3, rows)]
+        table = pa.table({"label": labels, "color": colors, "tags": tags})
+        (tmp_path / "log").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "log" / f"{split}.parquet")
+    prepare(PrepareSettings(log_format="parquet", source=tmp_path / "log"), tmp_path / "data")
+    run = train(config.changed(epochs=6), tmp_path / "data", tmp_path / "run")
+    assert run.spec.pooling == (None, "mean")
+    assert run.metrics["test"]["auc"] > 0.95
