@@ -94,8 +94,8 @@ class Pool:
             raise NotReady(
                 f"model '{model}' label '{label}' points to version {target}, which is not ready{reason}"
             )
-        if model not in self.models():
-            raise UnknownName(f"model '{model}' is not served; models: {', '.join(self.models()) or 'none'}")
+        if model not in self._labels or model in self._unloaded:
+            raise self._not_served(model)
         raise UnknownName(f"model '{model}' has no label '{label}'; {self._choices(model)}")
 
     def labels(self, model: str) -> dict[str, int]:
@@ -114,10 +114,10 @@ class Pool:
         return [version for (name, _), version in sorted(self._versions.items()) if name == model]
 
     def served_versions(self, model: str) -> list[Version]:
-        """Return the known versions of a model; raise UnknownName when there are none."""
+        """Return the known versions of a model; raise UnknownName, or NotReady when none is loaded."""
         versions = self.known_versions(model)
         if not versions:
-            raise UnknownName(f"model '{model}' is not served; models: {', '.join(self.models()) or 'none'}")
+            raise self._not_served(model)
         return versions
 
     def ready_numbers(self, model: str) -> list[int]:
@@ -485,6 +485,13 @@ class Pool:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _not_served(self, model: str) -> UnknownName | NotReady:
+        if model in self._unloaded:
+            return NotReady(f"model '{model}' was unloaded by request")
+        if model in self._labels:
+            return NotReady(f"model '{model}' is in the store, but none of its versions is loaded")
+        return UnknownName(f"model '{model}' is not served; models: {', '.join(self.models()) or 'none'}")
 
     def _choices(self, model: str) -> str:
         versions = ", ".join(str(version.number) for version in self.known_versions(model)) or "none"

@@ -1,0 +1,396 @@
+"""The pool over a real store: what labels, experiments and operators ask for is what is loaded."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from artifacts import build_artifact
+
+from model_store.store import ModelStore
+from service import versions as versions_module
+from service.batching import Compute
+from service.errors import LoadFailed, NotReady, UnknownName, VersionInUse
+from service.pool import Pool
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.versions import State, load_result
+from slimctr.errors import ParityError
+
+
+class Case:
+    """A pool that looks at its labels when the test says so."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        self.store = ModelStore(root)
+        self.metrics = Metrics()
+        self.compute = Compute(1)
+        self.settings = Settings(store=root, insecure=True, label_poll_seconds=3600, **settings)
+        self.pool = Pool(self.settings, self.store, self.metrics, self.compute)
+
+    async def look(self) -> None:
+        await self.pool._look()
+        await self.pool.settled()
+
+    def states(self, model: str = "ctr") -> dict[int, State]:
+        return {version.number: version.state for version in self.pool.known_versions(model)}
+
+    def value(self, name: str, **labels: str) -> float | None:
+        for family in self.metrics.collect():
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    return sample.value
+        return None
+
+
+@asynccontextmanager
+async def started(root: Path, **settings: Any) -> AsyncIterator[Case]:
+    case = Case(root, **settings)
+    case.pool.start()
+    await case.pool.settled()
+    try:
+        yield case
+    finally:
+        await case.pool.stop()
+        case.compute.close()
+
+
+def run(root: Path, test: Callable[[Case], Awaitable[None]], **settings: Any) -> None:
+    async def whole() -> None:
+        async with started(root, **settings) as case:
+            await test(case)
+
+    asyncio.run(whole())
+
+
+def alter(version: Path, name: str = "tables.safetensors") -> None:
+    """Flip the last byte of a file."""
+    path = version / name
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_labeled_versions_are_loaded_and_others_are_not(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path)
+    build_artifact(tmp_path, label="canary", compressed=False)
+
+    async def test(case: Case) -> None:
+        assert case.states() == {1: State.READY, 3: State.READY}
+        assert case.pool.labels("ctr") == {"stable": 1, "canary": 3}
+        assert case.pool.label_version("ctr", "canary") == 3
+        assert case.pool.scorer("ctr", 1) is not None
+        assert case.pool.scorer("ctr", 2) is None
+        assert case.pool.blockers() == []
+        assert case.value("slimctr_model_ready", version="3") == 1
+        assert case.value("slimctr_label_info", label="canary", version="3") == 1
+        payload = case.value("slimctr_model_memory_bytes", version="1", kind="payload")
+        assert payload == case.store.manifest("ctr", 1).bytes.payload
+        tables = [
+            sample.value
+            for family in case.metrics.collect()
+            for sample in family.samples
+            if sample.name == "slimctr_table_payload_bytes" and sample.labels["version"] == "1"
+        ]
+        assert sum(tables) == payload
+
+    run(tmp_path, test)
+
+
+def test_a_moved_label_loads_the_new_version_and_unloads_the_old_one(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+
+    async def test(case: Case) -> None:
+        build_artifact(tmp_path, label="stable", seed=1)
+        await case.look()
+        assert case.states() == {2: State.READY}
+        assert case.pool.label_version("ctr", "stable") == 2
+        assert case.value("slimctr_model_ready", version="1") is None
+        assert case.value("slimctr_model_loads_total", result="ok") == 2
+
+    run(tmp_path, test)
+
+
+def test_the_old_version_stays_until_its_last_request_is_done(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+
+    async def test(case: Case) -> None:
+        old = case.pool.version("ctr", 1)
+        with old.leased():
+            build_artifact(tmp_path, label="stable")
+            await case.pool._look()
+            await case.pool._until(lambda: case.pool.labels("ctr") == {"stable": 2})
+            assert old.state is State.UNLOADING
+            assert old.serving is not None
+            assert len(old.serving.scorer.logits(old.serving.scorer.golden.batch)) > 0
+        await case.pool.settled()
+        assert case.states() == {2: State.READY}
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "file", ["tables.safetensors", "network.onnx", "vocabulary.safetensors", "golden.safetensors"]
+)
+def test_an_altered_version_is_refused_and_the_old_one_keeps_serving(tmp_path: Path, file: str) -> None:
+    build_artifact(tmp_path, label="stable")
+
+    async def test(case: Case) -> None:
+        alter(build_artifact(tmp_path), file)
+        case.store.set_label("ctr", "stable", 2)
+        await case.look()
+        assert case.states() == {1: State.READY, 2: State.UNAVAILABLE}
+        assert "altered" in case.pool.version("ctr", 2).reason
+        assert case.pool.label_version("ctr", "stable") == 1
+        assert case.pool.blockers() == []
+        assert case.value("slimctr_model_loads_total", result="integrity") == 1
+        with pytest.raises(NotReady, match="altered"):
+            case.pool.version("ctr", 2).ready()
+
+    run(tmp_path, test)
+
+
+def test_a_truncated_version_is_refused(tmp_path: Path) -> None:
+    version = build_artifact(tmp_path, label="stable")
+    path = version / "tables.safetensors"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-100])
+
+    async def test(case: Case) -> None:
+        assert case.states() == {1: State.UNAVAILABLE}
+        assert case.pool.blockers() == ["model 'ctr' label 'stable' leads to no ready version yet"]
+        with pytest.raises(NotReady, match="bytes where the manifest says"):
+            case.pool.label_version("ctr", "stable")
+
+    run(tmp_path, test)
+
+
+def test_a_failed_version_is_tried_again_when_a_label_moves(tmp_path: Path) -> None:
+    version = build_artifact(tmp_path, label="stable")
+    alter(version)
+
+    async def test(case: Case) -> None:
+        await case.look()
+        assert case.value("slimctr_model_loads_total", result="integrity") == 1
+        alter(version)  # back to what it was
+        case.store.set_label("ctr", "canary", 1)
+        await case.look()
+        assert case.states() == {1: State.READY}
+
+    run(tmp_path, test)
+
+
+def test_a_version_whose_golden_rows_differ_never_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_artifact(tmp_path, label="stable")
+
+    def differs(scorer: object) -> float:
+        raise ParityError("golden row 3 differs")
+
+    monkeypatch.setattr(versions_module.Scorer, "check_golden", differs)
+
+    async def test(case: Case) -> None:
+        assert case.states() == {1: State.UNAVAILABLE}
+        assert case.value("slimctr_model_loads_total", result="parity") == 1
+        assert case.pool.blockers()
+
+    run(tmp_path, test)
+
+
+def test_not_ready_while_a_version_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_artifact(tmp_path, label="stable")
+    gate, warm_up = threading.Event(), versions_module.Scorer.warm_up
+
+    def held(scorer: Any) -> None:
+        assert gate.wait(20)
+        warm_up(scorer)
+
+    monkeypatch.setattr(versions_module.Scorer, "warm_up", held)
+
+    async def whole() -> None:
+        case = Case(tmp_path)
+        assert case.pool.blockers() == ["the labels of the store were not read yet"]
+        case.pool.start()
+        await case.pool._until(lambda: bool(case.states()))
+        assert case.pool.blockers() == ["model 'ctr' label 'stable' leads to no ready version yet"]
+        with pytest.raises(NotReady, match="points to version 1"):
+            case.pool.label_version("ctr", "stable")
+        gate.set()
+        await case.pool.settled()
+        assert case.pool.blockers() == []
+        await case.pool.stop()
+        case.compute.close()
+
+    asyncio.run(whole())
+
+
+def test_an_empty_store_is_never_ready_and_says_why(tmp_path: Path) -> None:
+    async def test(case: Case) -> None:
+        [blocker] = case.pool.blockers()
+        assert "slimctr publish --label stable" in blocker
+
+    run(tmp_path / "absent", test)
+
+
+def test_versions_of_experiments_stay_loaded_without_a_label(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path)
+
+    async def whole() -> None:
+        case = Case(tmp_path)
+        case.pool.require({("ctr", 2)})
+        case.pool.start()
+        await case.pool.settled()
+        assert case.states() == {1: State.READY, 2: State.READY}
+        with pytest.raises(VersionInUse, match="experiment"):
+            await case.pool.unload_version("ctr", 2)
+        with pytest.raises(VersionInUse, match="experiment"):
+            await case.pool.unload_model("ctr")
+        await case.pool.stop()
+        case.compute.close()
+
+    asyncio.run(whole())
+
+
+def test_a_failed_candidate_does_not_keep_the_service_from_being_ready(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+    alter(build_artifact(tmp_path))
+
+    async def whole() -> None:
+        case = Case(tmp_path)
+        case.pool.require({("ctr", 1), ("ctr", 2)})
+        case.pool.start()
+        await case.pool.settled()
+        assert case.states() == {1: State.READY, 2: State.UNAVAILABLE}
+        assert case.pool.blockers() == []
+        await case.pool.stop()
+        case.compute.close()
+
+    asyncio.run(whole())
+
+
+def test_one_version_is_loaded_and_unloaded_on_request(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path)
+
+    async def test(case: Case) -> None:
+        await case.pool.load_version("ctr", 2)
+        assert case.states() == {1: State.READY, 2: State.READY}
+        await case.look()
+        assert case.states() == {1: State.READY, 2: State.READY}
+        with pytest.raises(VersionInUse, match="label"):
+            await case.pool.unload_version("ctr", 1)
+        await case.pool.unload_version("ctr", 2)
+        assert case.states() == {1: State.READY}
+        with pytest.raises(UnknownName):
+            await case.pool.unload_version("ctr", 2)
+
+    run(tmp_path, test)
+
+
+def test_a_load_on_request_reports_its_failure(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+    alter(build_artifact(tmp_path))
+
+    async def test(case: Case) -> None:
+        with pytest.raises(LoadFailed, match="altered"):
+            await case.pool.load_version("ctr", 2)
+
+    run(tmp_path, test)
+
+
+def test_a_whole_model_is_unloaded_and_loaded_again(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path, label="canary")
+    build_artifact(tmp_path, model="other")
+
+    async def test(case: Case) -> None:
+        await case.pool.unload_model("ctr")
+        await case.look()
+        assert case.states() == {}
+        with pytest.raises(NotReady, match="unloaded"):
+            case.pool.label_version("ctr", "stable")
+        await case.pool.load_model("ctr")
+        assert case.states() == {1: State.READY, 2: State.READY}
+        await case.pool.load_model("other")
+        assert case.states("other") == {1: State.READY}
+        with pytest.raises(UnknownName):
+            await case.pool.load_model("nothing")
+        with pytest.raises(UnknownName):
+            await case.pool.unload_model("nothing")
+
+    run(tmp_path, test)
+
+
+def test_unknown_names_say_what_there_is(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+
+    async def test(case: Case) -> None:
+        assert case.pool.default_model() == "ctr"
+        with pytest.raises(UnknownName, match="labels: stable → 1"):
+            case.pool.label_version("ctr", "canary")
+        with pytest.raises(UnknownName, match="models: ctr"):
+            case.pool.label_version("nothing", "stable")
+        with pytest.raises(UnknownName, match="versions: 1"):
+            case.pool.version("ctr", 9)
+
+    run(tmp_path, test)
+
+
+def test_the_default_model_must_be_named_when_there_are_several(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path, model="other", label="stable")
+
+    async def test(case: Case) -> None:
+        with pytest.raises(UnknownName, match="ctr, other"):
+            case.pool.default_model()
+
+    async def configured(case: Case) -> None:
+        assert case.pool.default_model() == "other"
+
+    run(tmp_path, test)
+    run(tmp_path, configured, default_model="other")
+
+
+def test_labels_that_cannot_be_read_leave_the_last_ones_in_force(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+
+    async def test(case: Case) -> None:
+        (tmp_path / "ctr" / "labels.json").write_text("{")
+        await case.look()
+        assert case.pool.labels("ctr") == {"stable": 1}
+
+    run(tmp_path, test)
+
+
+def test_looked_up_values_are_counted_by_field_and_outcome(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+
+    async def test(case: Case) -> None:
+        version = case.pool.version("ctr", 1)
+        encoder = version.ready().scorer.encoder
+        batch = encoder.encode_rows(
+            [{"ad": "a1", "tags": ["red", "unheard"]}, {"ad": "stranger", "user": "u1"}]
+        )
+        assert version.counts is not None
+        version.counts.add(batch, encoder.schema)
+        case.pool._flush_counts(version)
+        assert case.value("slimctr_embedding_rows_total", field="ad", outcome="hit") == 1
+        assert case.value("slimctr_embedding_rows_total", field="ad", outcome="oov") == 1
+        assert case.value("slimctr_embedding_rows_total", field="user", outcome="missing") == 1
+        assert case.value("slimctr_embedding_rows_total", field="tags", outcome="hit") == 1
+        assert case.value("slimctr_embedding_rows_total", field="tags", outcome="oov") == 1
+
+    run(tmp_path, test)
+
+
+def test_every_failure_of_a_load_has_a_result() -> None:
+    assert load_result(None) == "ok"
+    assert load_result(MemoryError()) == "memory"
+    assert load_result(ValueError()) == "error"
