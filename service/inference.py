@@ -140,7 +140,6 @@ class Inference:
         serving.queue.check_room(rows)
         batch = await self.decode(size_bytes, encode, serving.scorer.encoder)
         input_s = time.perf_counter() - context.received_s
-        instruments.input_s.observe(input_s)
         stages = await serving.queue.score(batch, variant=choice.assignment.variant, deadline_s=deadline_s)
         logits = stages.logits
         if not np.isfinite(logits).all():
@@ -148,6 +147,7 @@ class Inference:
             raise NonFiniteScore(
                 f"model '{choice.model}' version {choice.version.number} gave a score that is not finite"
             )
+        instruments.input_s.observe(input_s)
         instruments.queue_s.observe(stages.queue_s)
         instruments.lookup_s.observe(stages.lookup_s)
         instruments.infer_s.observe(stages.infer_s)
