@@ -47,7 +47,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
     SLIMCTR_STORE=/models \
     SLIMCTR_STATE_URL=sqlite:////state/slimctr.sqlite3
 USER 10001:10001
-WORKDIR /state
+WORKDIR /
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=2s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=2)"]

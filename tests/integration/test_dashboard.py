@@ -10,17 +10,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from telemetry_service import LiveService, send_traffic, telemetry_service
+from telemetry_service import send_traffic, telemetry_service
 
 CHROMIUM = shutil.which("chromium")
 REQUESTS, ROWS = 40, 4
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    with telemetry_service(tmp_path_factory.mktemp("service")) as service:
-        send_traffic(service.url, REQUESTS, ROWS)
-        yield service
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with telemetry_service(tmp_path_factory.mktemp("service")) as url:
+        send_traffic(url, REQUESTS, ROWS)
+        yield url
 
 
 def rendered(url: str, profile: Path, window: str = "1300,1500") -> str:
@@ -50,13 +50,13 @@ def section(page: str, name: str) -> str:
     return found[0]
 
 
-def test_the_page_shows_both_variants_in_every_section(service: LiveService, tmp_path: Path) -> None:
-    page = rendered(f"{service.url}/dashboard", tmp_path / "profile")
+def test_the_page_shows_both_variants_in_every_section(url: str, tmp_path: Path) -> None:
+    page = rendered(f"{url}/dashboard", tmp_path / "profile")
     for name in ("quality", "memory", "latency", "traffic"):
         rows = re.findall(r'<tr data-variant="([^"]+)">', section(page, name))
         assert rows == ["stable", "canary"], name
         assert 'class="main-svg"' in section(page, name) or name == "traffic", f"{name} has no chart"
-    data = httpx.get(f"{service.url}/dashboard/data").json()
+    data = httpx.get(f"{url}/dashboard/data").json()
     assert "2 of 2 variants ready" in page
     for variant in data["variants"]:
         assert f"{variant['quality']['auc']:.4f}" in section(page, "quality")
@@ -66,8 +66,8 @@ def test_the_page_shows_both_variants_in_every_section(service: LiveService, tmp
     assert "stable-against-canary" in section(page, "experiment")
 
 
-def test_the_data_agrees_with_what_was_sent(service: LiveService) -> None:
-    data = httpx.get(f"{service.url}/dashboard/data").json()
+def test_the_data_agrees_with_what_was_sent(url: str) -> None:
+    data = httpx.get(f"{url}/dashboard/data").json()
     stable, canary = data["variants"]
     assert (stable["version"], canary["version"]) == ("1", "2")
     assert stable["traffic"]["rows"] + canary["traffic"]["rows"] == REQUESTS * ROWS
@@ -85,9 +85,9 @@ def test_the_data_agrees_with_what_was_sent(service: LiveService) -> None:
 
 def test_a_service_with_keys_shows_the_page_and_asks_for_a_key(tmp_path: Path) -> None:
     keys = [{"sha256": "a" * 64, "scopes": ["metrics"]}]
-    with telemetry_service(tmp_path, insecure=False, api_keys=keys) as service:
-        assert httpx.get(f"{service.url}/dashboard").status_code == 200
-        assert httpx.get(f"{service.url}/dashboard/data").status_code == 401
-        page = rendered(f"{service.url}/dashboard", tmp_path / "profile", window="400,800")
+    with telemetry_service(tmp_path, api_keys=keys) as url:
+        assert httpx.get(f"{url}/dashboard").status_code == 200
+        assert httpx.get(f"{url}/dashboard/data").status_code == 401
+        page = rendered(f"{url}/dashboard", tmp_path / "profile", window="400,800")
     assert '<form id="key-form">' in page
     assert ">locked<" in page

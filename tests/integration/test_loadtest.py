@@ -11,15 +11,15 @@ from typing import Any
 import httpx
 import pytest
 from artifacts import raw_rows
-from telemetry_service import LiveService, telemetry_service
+from telemetry_service import telemetry_service
 
 SECONDS = 3
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    with telemetry_service(tmp_path_factory.mktemp("service")) as service:
-        yield service
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with telemetry_service(tmp_path_factory.mktemp("service")) as url:
+        yield url
 
 
 def loadtest(url: str, *arguments: str, p99_ms: str = "5000") -> subprocess.CompletedProcess[str]:
@@ -44,13 +44,13 @@ def loadtest(url: str, *arguments: str, p99_ms: str = "5000") -> subprocess.Comp
 
 
 @pytest.fixture(scope="module")
-def replayed(service: LiveService, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def replayed(url: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("replay")
     lines = [json.dumps({**row, "label": index % 2}) for index, row in enumerate(raw_rows(50))]
     (folder / "rows.jsonl").write_text("\n".join(lines))
     out, page = folder / "report.json", folder / "report.html"
     answer = loadtest(
-        service.url,
+        url,
         "--profile",
         "replay",
         "--data",
@@ -78,38 +78,38 @@ def test_the_generator_and_the_server_count_the_same_rows(replayed: dict[str, An
     assert replayed["generator"]["cpu_ratio"] > 0
 
 
-def test_outcomes_were_joined(service: LiveService, replayed: dict[str, Any]) -> None:
-    text = httpx.get(f"{service.url}/metrics").text
+def test_outcomes_were_joined(url: str, replayed: dict[str, Any]) -> None:
+    text = httpx.get(f"{url}/metrics").text
     joined = [
         line for line in text.splitlines() if line.startswith("slimctr_outcomes_total") and "joined" in line
     ]
     assert sum(float(line.split()[-1]) for line in joined) == replayed["server"]["rows"]
 
 
-def test_encoded_ids_need_no_data(service: LiveService, tmp_path: Path) -> None:
+def test_encoded_ids_need_no_data(url: str, tmp_path: Path) -> None:
     out = tmp_path / "report.json"
-    answer = loadtest(service.url, "--profile", "smoke", "--seconds", "1", "--out", str(out))
+    answer = loadtest(url, "--profile", "smoke", "--seconds", "1", "--out", str(out))
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert json.loads(out.read_text())["wrong_answers"] == 0
 
 
-def test_a_missed_objective_ends_with_status_1(service: LiveService) -> None:
-    answer = loadtest(service.url, "--profile", "smoke", "--seconds", "1", p99_ms="0.001")
+def test_a_missed_objective_ends_with_status_1(url: str) -> None:
+    answer = loadtest(url, "--profile", "smoke", "--seconds", "1", p99_ms="0.001")
     assert answer.returncode == 1, answer.stdout + answer.stderr
     assert "MISSED: p99 is" in answer.stdout
 
 
-def test_refused_requests_miss_the_objective(service: LiveService, tmp_path: Path) -> None:
+def test_refused_requests_miss_the_objective(url: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"no_such_field": "x"}\n')
     (tmp_path / "profile.yaml").write_text("encoding: rows\nrows_per_request: {2: 1}\nrows: {kind: replay}\n")
     arguments = ["--profile", str(tmp_path / "profile.yaml"), "--data", str(tmp_path / "rows.jsonl")]
-    answer = loadtest(service.url, *arguments, "--seconds", "1")
+    answer = loadtest(url, *arguments, "--seconds", "1")
     assert answer.returncode == 1, answer.stdout + answer.stderr
     assert "requests failed" in answer.stdout
 
 
-def test_what_cannot_start_ends_with_status_2(service: LiveService) -> None:
-    answer = loadtest(service.url, "--profile", "smoke", "--model", "nobody")
+def test_what_cannot_start_ends_with_status_2(url: str) -> None:
+    answer = loadtest(url, "--profile", "smoke", "--model", "nobody")
     assert answer.returncode == 2
     assert "/v2/models/nobody failed: HTTP Error 404" in answer.stderr
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from telemetry_service import LiveService, send_traffic, telemetry_service
+from telemetry_service import send_traffic, telemetry_service
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "prometheus"
 REQUESTS, ROWS = 20, 3
@@ -39,12 +39,12 @@ def promtool(*arguments: str, stdin: bytes | None = None) -> str:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    with telemetry_service(tmp_path_factory.mktemp("service")) as service:
-        send_traffic(service.url, REQUESTS, ROWS)
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with telemetry_service(tmp_path_factory.mktemp("service")) as url:
+        send_traffic(url, REQUESTS, ROWS)
         # Brings the estimates up to date, which otherwise happens every 15 seconds.
-        httpx.get(f"{service.url}/dashboard/data").raise_for_status()
-        yield service
+        httpx.get(f"{url}/dashboard/data").raise_for_status()
+        yield url
 
 
 def test_the_shipped_configuration_is_valid(tmp_path: Path) -> None:
@@ -62,14 +62,12 @@ def test_the_rules_are_valid_and_their_tests_pass() -> None:
     assert "SUCCESS" in promtool("test", "rules", *tests)
 
 
-def test_promtool_finds_no_fault_in_a_live_scrape(service: LiveService) -> None:
-    scrape = httpx.get(f"{service.url}/metrics")
+def test_promtool_finds_no_fault_in_a_live_scrape(url: str) -> None:
+    scrape = httpx.get(f"{url}/metrics")
     assert promtool("check", "metrics", stdin=scrape.content) == ""
 
 
-def test_a_real_prometheus_scrapes_the_service_and_evaluates_the_rules(
-    service: LiveService, tmp_path: Path
-) -> None:
+def test_a_real_prometheus_scrapes_the_service_and_evaluates_the_rules(url: str, tmp_path: Path) -> None:
     configuration: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     configuration["global"] = {
         "scrape_interval": "500ms",
@@ -78,7 +76,7 @@ def test_a_real_prometheus_scrapes_the_service_and_evaluates_the_rules(
     }
     configuration["rule_files"] = [str(DEPLOY / "rules" / "*.yml")]
     (job,) = configuration["scrape_configs"]
-    job["static_configs"] = [{"targets": [service.url.removeprefix("http://")]}]
+    job["static_configs"] = [{"targets": [url.removeprefix("http://")]}]
     (tmp_path / "metrics_key").write_text("not needed by an insecure service")
     path = tmp_path / "prometheus.yml"
     path.write_text(yaml.safe_dump(configuration))
