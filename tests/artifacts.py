@@ -1,5 +1,6 @@
 """Builds a small, real artifact without the exporter: five fields, every codec, a tiny network."""
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,16 +70,18 @@ def build_artifact(
     label: str | None = None,
     compressed: bool = True,
     seed: int = 0,
+    dataset: Path | None = None,
     **changes: Any,
 ) -> Path:
     """Publish a version of `model` in the store at `root` and return its directory.
 
     The float and the compressed version of one seed are one model, the second quantized. `changes` replace
-    keys of the manifest draft.
+    keys of the manifest draft. `dataset` is an encoded data set whose schema and vocabulary take the place of
+    the small ones here.
     """
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
-        draft = write_artifact(directory, compressed, seed)
+        draft = write_artifact(directory, compressed, seed, dataset)
         store = ModelStore(root)
         version = store.publish(model, directory, draft.model_copy(update=changes))
     if label is not None:
@@ -86,19 +89,26 @@ def build_artifact(
     return store.path(model, version)
 
 
-def write_artifact(directory: Path, compressed: bool = True, seed: int = 0) -> Draft:
+def write_artifact(
+    directory: Path, compressed: bool = True, seed: int = 0, dataset: Path | None = None
+) -> Draft:
     """Write the four files of a version into `directory` and return its manifest draft."""
     rng = np.random.default_rng(seed)
-    vocabulary = Vocabulary.build(SCHEMA, VALUES)
-    vocabulary.save(directory / VOCABULARY_FILE)
-    base_vocabulary, encoder_sha256 = encoder_digest(SCHEMA, directory / VOCABULARY_FILE)
+    if dataset is None:
+        schema = SCHEMA
+        Vocabulary.build(schema, VALUES).save(directory / VOCABULARY_FILE)
+    else:
+        schema = FeatureSchema.load(dataset / "schema.json")
+        shutil.copyfile(dataset / VOCABULARY_FILE, directory / VOCABULARY_FILE)
+    vocabulary = Vocabulary.open(directory / VOCABULARY_FILE, schema)
+    base_vocabulary, encoder_sha256 = encoder_digest(schema, directory / VOCABULARY_FILE)
 
     tensors: dict[str, np.ndarray] = {}
     tables: list[Table] = []
     stored: list[tuple[int, Table, np.ndarray]] = []
     column = 0
     for role, dim in (("embedding", DIM), ("wide", 1)):
-        for position, field in enumerate(SCHEMA.fields):
+        for position, field in enumerate(schema.fields):
             values = rng.normal(0, 0.5, (vocabulary.rows(position), dim)).astype(np.float32)
             codec = (
                 CODECS.get(field.name, "packed row planes")
@@ -114,11 +124,11 @@ def write_artifact(directory: Path, compressed: bool = True, seed: int = 0) -> D
             column += dim
     write_tensors(directory / TABLES_FILE, tensors)
 
-    network = _Network(rng, column, wide_columns=len(SCHEMA.fields))
+    network = _Network(rng, column, wide_columns=len(schema.fields))
     (directory / NETWORK_FILE).write_bytes(network.onnx_bytes())
-    batch = golden_batch(Encoder(SCHEMA, vocabulary), rng)
-    golden = Golden(batch, network.logits(stored_matrix(stored, batch, column)))
-    write_tensors(directory / GOLDEN_FILE, golden_tensors(golden, SCHEMA))
+    batch = golden_batch(Encoder(schema, vocabulary), rng)
+    golden = Golden(batch, network.logits(stored_matrix(schema, stored, batch, column)))
+    write_tensors(directory / GOLDEN_FILE, golden_tensors(golden, schema))
 
     payload_by_role = {
         role: sum(tensors[table.codes].nbytes for table in tables if table.role == role)
@@ -128,7 +138,7 @@ def write_artifact(directory: Path, compressed: bool = True, seed: int = 0) -> D
     sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
     return Draft(
         method=({"method": "ptq", "settings": {}},) if compressed else (),
-        features=SCHEMA.model_dump(mode="json", exclude_defaults=True),
+        features=schema.model_dump(mode="json", exclude_defaults=True),
         tables=tuple(tables),
         network=Network(width=column, opset=OPSET),
         bytes=Bytes(
@@ -140,36 +150,39 @@ def write_artifact(directory: Path, compressed: bool = True, seed: int = 0) -> D
         ),
         base_vocabulary=base_vocabulary,
         encoder=encoder_sha256,
-        evaluation={"auc": 0.75},
+        evaluation={"test_auc": 0.75},
     )
 
 
 def golden_batch(encoder: Encoder, rng: np.random.Generator) -> EncodedBatch:
     """Return 256 rows: encoded raw rows, one of missing and unlisted values only, and random row ids."""
-    encoded = encoder.encode_rows([*raw_rows(99), {"ad": "never seen"}])
+    schema, vocabulary = encoder.schema, encoder.vocabulary
+    rows = [*raw_rows(99), {"ad": "never seen"}] if schema is SCHEMA else []
+    encoded = encoder.encode_rows(rows)
     rest = GOLDEN_ROWS - len(encoded)
-    vocabulary = encoder.vocabulary
-    ids = np.stack([rng.integers(0, vocabulary.rows(p), rest) for p in SCHEMA.single], axis=1)
+    ids = np.stack([rng.integers(0, vocabulary.rows(p), rest) for p in schema.single], axis=1)
     bags = []
-    for position in SCHEMA.multi:
+    for position in schema.multi:
         offsets = np.cumsum([0, *rng.integers(1, 4, rest)])
         values = rng.integers(0, vocabulary.rows(position), offsets[-1])
         bags.append(Bag(values.astype(np.int32), offsets.astype(np.int32)))
     return EncodedBatch.concatenate([encoded, EncodedBatch.uncounted(ids.astype(np.int32), tuple(bags))])
 
 
-def stored_matrix(stored: list[tuple[int, Table, np.ndarray]], batch: EncodedBatch, width: int) -> np.ndarray:
+def stored_matrix(
+    schema: FeatureSchema, stored: list[tuple[int, Table, np.ndarray]], batch: EncodedBatch, width: int
+) -> np.ndarray:
     """Return what the lookup must write, float32 (B, width), one row and one table at a time."""
     out = np.full((len(batch), width), np.nan, np.float32)
     for position, table, values in stored:
         columns = slice(table.column, table.column + table.dim)
         for row in range(len(batch)):
-            if position in SCHEMA.single:
-                out[row, columns] = values[batch.ids[row, SCHEMA.single.index(position)]]
+            if position in schema.single:
+                out[row, columns] = values[batch.ids[row, schema.single.index(position)]]
             else:
-                bag = batch.bags[SCHEMA.multi.index(position)]
+                bag = batch.bags[schema.multi.index(position)]
                 ids = bag.values[bag.offsets[row] : bag.offsets[row + 1]]
-                out[row, columns] = pool(values, ids, SCHEMA.fields[position].pooling)
+                out[row, columns] = pool(values, ids, schema.fields[position].pooling)
     return out
 
 

@@ -36,7 +36,7 @@ def list_models(store: Store = DEFAULT_STORE) -> None:
         labels = models.labels(name)
         for version in models.versions(name):
             manifest = models.manifest(name, version)
-            auc = manifest.evaluation.get("auc")
+            auc = manifest.evaluation.get("test_auc")
             table.add_row(
                 *(name, str(version), ", ".join(labels.pointing_to(version)), _method(manifest)),
                 *(f"{manifest.bytes.payload:,}", f"{manifest.artifact_bytes:,}"),

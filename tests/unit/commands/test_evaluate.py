@@ -1,0 +1,99 @@
+"""`slimctr evaluate`: a version scores a prepared data set as the engine does, and refuses one it does not fit."""
+
+import json
+
+import numpy as np
+import pytest
+import typer
+from artifacts import build_artifact
+from typer.testing import CliRunner
+
+from model_store.errors import NotFound
+from model_store.store import ModelStore
+from slimctr.clicklogs import Dataset
+from slimctr.clicklogs.prepare import PrepareSettings, prepare
+from slimctr.commands.evaluate import evaluate, require_same_rows
+from slimctr.errors import ConfigError
+from slimctr.quality import summary
+from slimctr.scoring import Scorer
+
+app = typer.Typer()
+app.command()(evaluate)
+
+
+def write_log(path, rows, seed):
+    rng = np.random.default_rng(seed)
+    lines = [f"{rng.integers(0, 2)},u{rng.integers(0, 40)},a{rng.integers(0, 9)}" for _ in range(rows)]
+    path.write_text("\n".join(["label,user,ad", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with two data sets and a store of one model made for the first."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    for name, seed in (("data", 1), ("other", 2)):
+        log = write_log(folder / f"{name}.csv", 3000, seed)
+        prepare(PrepareSettings("csv", log, label="label"), folder / name)
+    build_artifact(folder / "models", label="stable", dataset=folder / "data")
+    return folder
+
+
+def run(root, *arguments):
+    result = CliRunner().invoke(app, ["--store", str(root / "models"), *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_figures_are_those_of_the_engine(root):
+    result = json.loads(run(root, "--model", "ctr@1", "--data", str(root / "data"), "--json"))
+    test = Dataset(root / "data").load("test")
+    logits = Scorer.open(root / "models" / "ctr" / "1").logits(test.batch)
+    expected = summary(test.labels, logits)
+    assert (result["model"], result["version"], result["split"]) == ("ctr", "1", "test")
+    assert result["rows"] == len(test) > 100
+    for figure in ("auc", "logloss", "ne", "calibration"):
+        assert result[figure] == pytest.approx(expected[figure], abs=1e-6)
+    assert result["rows_per_second"] > 0
+    assert result["bytes"]["payload"] > 0
+
+
+def test_the_batch_size_changes_nothing_but_speed(root):
+    one, many = (
+        json.loads(run(root, "--model", "ctr", "--data", str(root / "data"), "--json", "--batch-rows", rows))
+        for rows in ("7", "4096")
+    )
+    assert one["rows"] == many["rows"]
+    assert one["logloss"] == pytest.approx(many["logloss"], abs=1e-6)
+
+
+def test_text_names_version_split_and_figures(root):
+    output = run(root, "--model", "ctr", "--data", str(root / "data"), "--split", "valid")
+    assert "ctr@1 on valid" in output
+    for word in ("auc 0.", "logloss 0.", "ne ", "calibration ", "rows/s"):
+        assert word in output
+
+
+def test_another_data_set_is_refused(root):
+    with pytest.raises(ConfigError, match="trained with another vocabulary"):
+        run(root, "--model", "ctr", "--data", str(root / "other"))
+
+
+def test_another_schema_over_the_same_vocabulary_is_refused(root):
+    manifest = ModelStore(root / "models").manifest("ctr", 1)
+    with pytest.raises(ConfigError, match="trained with another schema"):
+        require_same_rows(manifest.model_copy(update={"encoder": "0" * 64}), Dataset(root / "data"))
+
+
+def test_renumbered_rows_are_refused(root):
+    manifest = ModelStore(root / "models").manifest("ctr", 1)
+    files = {**manifest.files, "vocabulary.safetensors": manifest.files["network.onnx"]}
+    with pytest.raises(ConfigError, match="renumbered"):
+        require_same_rows(manifest.model_copy(update={"files": files}), Dataset(root / "data"))
+
+
+def test_an_unknown_model(root):
+    with pytest.raises(NotFound, match="no model 'other'; models: ctr"):
+        run(root, "--model", "other", "--data", str(root / "data"))
