@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from slimctr.clicklogs.rows import LABEL_COLUMN
+from slimctr.clicklogs.rows import LABEL_COLUMN, parse_numbers
 from slimctr.features import (
     MISSING,
     EncodedBatch,
@@ -77,8 +77,7 @@ def text_column(values: pa.Array) -> TextColumn:
 
 
 def _numbers(values: pa.Array) -> np.ndarray:
-    plain = pc.replace_substring_regex(values, r"^\+", "")
-    return pc.fill_null(plain.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+    return pc.fill_null(parse_numbers(values), np.nan).to_numpy(zero_copy_only=False)
 
 
 def _filled_lists(values: pa.Array) -> pa.Array:

@@ -135,14 +135,18 @@ def _is_utf8(value: bytes | None) -> bool:
     return True
 
 
-def _check_numbers(text: pa.Array, name: str, check: RowChecker) -> None:
+def parse_numbers(text: pa.Array) -> pa.Array:
+    """Return a string array (n,) as float64; NaN where the text is no number, null where it is null."""
     try:
-        numbers = text.cast(pa.float64())
+        return text.cast(pa.float64())
     except pa.ArrowInvalid:
-        readable = pc.match_substring_regex(text, NUMBER)
-        numbers = pc.if_else(readable, pc.replace_substring_regex(text, r"^\+", ""), "nan").cast(pa.float64())
+        plain = pc.replace_substring_regex(text, r"^\+", "")
+        return pc.if_else(pc.match_substring_regex(text, NUMBER), plain, "nan").cast(pa.float64())
+
+
+def _check_numbers(text: pa.Array, name: str, check: RowChecker) -> None:
     check.refuse(
-        _mask(pc.invert(pc.is_finite(numbers))),
+        _mask(pc.invert(pc.is_finite(parse_numbers(text)))),
         lambda row: (
             f"numeric field '{name}' holds {text[row].as_py()[:_SHOWN_CHARACTERS]!r}, not a finite number"
         ),
