@@ -12,7 +12,7 @@ import pytest
 
 
 @contextmanager
-def redis_server(directory: Path) -> Iterator[str]:
+def redis_server(directory: Path, port: int | None = None) -> Iterator[str]:
     """Yield the URL of a fresh server; without the program skip the test, or fail it when CI=true."""
     program = shutil.which("redis-server")
     if program is None:
@@ -20,9 +20,10 @@ def redis_server(directory: Path) -> Iterator[str]:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     server = subprocess.Popen([*command, "--dir", str(directory)], stdout=subprocess.PIPE, text=True)
     try:

@@ -31,7 +31,7 @@ class Journal:
 
     async def open(self) -> None:
         """Open the state; raises StateUnavailable."""
-        await self.read(State.open)
+        await self.read(lambda state: state.open())
 
     async def close(self) -> None:
         """Write what waits and close the state; what cannot be written then is counted as failed and logged."""
@@ -42,7 +42,7 @@ class Journal:
             self._exposures.failed(lost)
             logger.exception("the state is down at the end; exposures are lost", extra={"rows": len(lost)})
         finally:
-            await self.read(State.close)
+            await self.read(lambda state: state.close())
             await asyncio.to_thread(self._thread.shutdown)
 
     async def read(self, call: Callable[[State], T]) -> T:
