@@ -7,6 +7,7 @@ SlimctrError
 │   ├── MissingField
 │   └── BadValue
 ├── LogFormatError         a click log that cannot be read
+├── DownloadError          a public data set that cannot be fetched (slimctr/clicklogs/download.py)
 ├── CompressionError       a method that does not apply to this model
 ├── ExportError            a model that cannot be exported, or whose artifact differs from it
 └── EngineError            an artifact that this engine cannot serve

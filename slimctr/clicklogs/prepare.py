@@ -32,7 +32,7 @@ from slimctr.clicklogs.synthetic import SyntheticLog, SyntheticSpec
 from slimctr.errors import ConfigError, LogFormatError
 from slimctr.features import EncodedBatch, Encoder, FeatureSchema, Vocabulary
 
-RAW_TEST_ROWS = 20_000
+RAW_TEST_ROWS = 50_000
 
 Progress = Callable[[str, int, float], None]
 """Called again and again with the name of the step, the rows it has read and the share that is done, 0 to 1."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from model_store.manifest import Manifest
-    from slimctr.clicklogs import Dataset, Split
-    from slimctr.scoring import Scorer
+    from slimctr.clicklogs import Dataset
 
 FIGURES = ("auc", "logloss", "ne", "calibration", "ece")
 
@@ -38,6 +34,7 @@ def evaluate(
     from model_store.store import ModelStore
     from slimctr.clicklogs import Dataset
     from slimctr.scoring import Scorer
+    from slimctr.scoring.evaluation import evaluate_rows
 
     models = ModelStore(store)
     name, version = models.resolve(model)
@@ -48,7 +45,7 @@ def evaluate(
         scorer = Scorer.open(models.path(name, version), threads)
         scorer.check_golden()
         scorer.warm_up()
-        figures = evaluate_split(scorer, dataset.stream(split, batch_rows))
+        figures = evaluate_rows(scorer, dataset.stream(split, batch_rows))
     result = {"model": name, "version": str(version), "split": split, **figures, "bytes": scorer.bytes}
     if as_json:
         typer.echo(json.dumps(result))
@@ -77,23 +74,3 @@ def require_same_rows(manifest: Manifest, dataset: Dataset) -> None:
         raise ConfigError(
             f"{manifest.model}@{manifest.version} has renumbered rows: encoded row ids do not fit its tables"
         )
-
-
-def evaluate_split(scorer: Scorer, splits: Iterable[Split]) -> dict[str, Any]:
-    """Return `slimctr.quality.summary` of all rows, and rows per second of lookup and network together."""
-    import time
-
-    import numpy as np
-
-    from slimctr.quality import summary
-
-    labels: list[np.ndarray] = []
-    logits: list[np.ndarray] = []
-    seconds = 0.0
-    for split in splits:
-        started = time.perf_counter()
-        logits.append(scorer.logits(split.batch))
-        seconds += time.perf_counter() - started
-        labels.append(split.labels)
-    figures = summary(np.concatenate(labels), np.concatenate(logits))
-    return {**figures, "rows_per_second": figures["rows"] / seconds}

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from slimctr.clicklogs import Dataset
-from slimctr.commands.evaluate import evaluate_split
 from slimctr.errors import EngineError
 from slimctr.quickstart.pipeline import ORIGINAL, Clicks, Variant, build_variants, find_clicks
 from slimctr.quickstart.server import refuse_taken_port, running_service
 from slimctr.quickstart.table import Line, result_table, served_quality
 from slimctr.quickstart.traffic import Client, Row, live_traffic, score_all
 from slimctr.scoring import Scorer
+from slimctr.scoring.evaluation import evaluate_rows
 from slimctr.scoring.resident import measure_resident
 
 ROWS_PER_REQUEST = 100
@@ -91,7 +91,7 @@ def _score(
         served = score_all(client, model, variant.name, rows, ROWS_PER_REQUEST, advance)
     quality = served_quality(labels, served.scores)
     scorer = Scorer.open(variant.path)
-    evaluated = evaluate_split(scorer, dataset.stream("test", EVALUATION_BATCH_ROWS))
+    evaluated = evaluate_rows(scorer, dataset.stream("test", EVALUATION_BATCH_ROWS))
     manifest = scorer.manifest
     scorer.close()
     if len(rows) == evaluated["rows"] and abs(quality[0] - evaluated["auc"]) > 1e-6:
