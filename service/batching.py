@@ -1,8 +1,8 @@
 """Zero-delay micro-batching: when an executor is free, everything that waits for one version goes as one batch.
 
-All state lives on the event loop; `lookup` and `run_network` run in the executor's threads, small ones on the loop. A batch never mixes
-versions and never exceeds `max_batch_rows`. A request larger than a batch is split into chunks, and chunks of
-different requests alternate.
+All state lives on the event loop; `lookup` and `run_network` run in the executor's threads, of small batches on the
+loop. A batch never mixes versions and never exceeds `max_batch_rows`. A request larger than a batch is split into
+chunks, and chunks of different requests alternate.
 """
 
 import asyncio

@@ -3,7 +3,7 @@
 import signal
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -25,10 +25,23 @@ class DrainingServer(uvicorn.Server):
     The first SIGINT stops without the drain (a person waits for it), a second signal does not wait for clients.
     """
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, drain_delay_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        drain_delay_s: float,
+        on_started: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
         self._drain_delay_s = drain_delay_s
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, listen, and tell whoever waits for it."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
@@ -61,8 +74,10 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def build_server(app: FastAPI, settings: Settings) -> DrainingServer:
-    """Return a server for one process; `run()` or `serve()` it."""
+def build_server(
+    app: FastAPI, settings: Settings, on_started: Callable[[], None] = lambda: None
+) -> DrainingServer:
+    """Return a server for one process; `run()` or `serve()` it. `on_started` is called once it accepts requests."""
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -78,7 +93,7 @@ def build_server(app: FastAPI, settings: Settings) -> DrainingServer:
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=graceful_seconds(settings),
     )
-    return DrainingServer(config, app.state.lifecycle, settings.drain_delay_s)
+    return DrainingServer(config, app.state.lifecycle, settings.drain_delay_s, on_started)
 
 
 def graceful_seconds(settings: Settings) -> int:
@@ -86,14 +101,18 @@ def graceful_seconds(settings: Settings) -> int:
     return max(1, int(settings.shutdown_timeout_s - settings.drain_delay_s - FLUSH_SECONDS))
 
 
-def serve(settings: Settings, sockets: list[socket.socket] | None = None) -> None:
+def serve(
+    settings: Settings,
+    sockets: list[socket.socket] | None = None,
+    on_started: Callable[[], None] = lambda: None,
+) -> None:
     """Serve in this process, on `sockets` or on host and port, until a signal ends it.
 
     Raises ConfigError or ExperimentError, before anything listens, for an experiment that cannot run.
     """
     configure_logging(settings.log_level)
     app = create_app(settings)
-    server = build_server(app, settings)
+    server = build_server(app, settings, on_started)
     try:
         server.run(sockets)
     except SystemExit:

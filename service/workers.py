@@ -7,11 +7,11 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from types import FrameType
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -20,9 +20,8 @@ from service.server import serve
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 
-# A worker that ends sooner than this failed to start; replacing it would only fail again.
-START_SECONDS = 5.0
 STARTUP_FAILURE = 3
+BACKLOG = 2048
 
 logger = logging.getLogger("slimctr.workers")
 
@@ -46,17 +45,22 @@ def listening_socket(settings: Settings) -> Generator[socket.socket, None, None]
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
+        # Connections wait in the queue from now on, rather than being refused until the first worker has started.
+        listener.listen(BACKLOG)
         yield listener
 
 
 class Supervisor:
-    """Starts the workers, passes signals on, replaces the dead, waits for the last."""
+    """Starts the workers, passes signals on, replaces the dead, waits for the last.
+
+    A worker that ends before it ever served ends the service: the next one would fail for the same reason.
+    """
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings = settings
         self._listener = listener
         self._spawn = multiprocessing.get_context("spawn")
-        self._workers: dict[BaseProcess, float] = {}
+        self._workers: dict[BaseProcess, Event] = {}
         self._status = 0
         self._stopping = False
 
@@ -64,6 +68,9 @@ class Supervisor:
         """Run until every worker has ended; return the exit status."""
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self._pass_on)
+        host, port = self._listener.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        logger.info("workers share one address", extra={"detail": address})
         for _ in range(self._settings.workers):
             self._start()
         while self._workers:
@@ -73,25 +80,26 @@ class Supervisor:
         return self._status
 
     def _start(self) -> None:
+        served = self._spawn.Event()
         process = self._spawn.Process(
-            target=run_worker, args=(self._settings, self._listener), name="slimctr-worker"
+            target=run_worker, args=(self._settings, self._listener, served), name="slimctr-worker"
         )
         process.start()
-        self._workers[process] = time.monotonic()
+        self._workers[process] = served
 
     def _ended(self, process: BaseProcess) -> None:
-        age_s = time.monotonic() - self._workers.pop(process)
+        served = self._workers.pop(process)
         process.join()
         if process.pid is not None:
             mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
         if self._stopping:
             return
         logger.error("worker ended", extra={"detail": f"pid {process.pid}, status {process.exitcode}"})
-        if age_s < START_SECONDS:
+        if served.is_set():
+            self._start()
+        else:
             self._status = STARTUP_FAILURE
             self._pass_on(signal.SIGTERM, None)
-        else:
-            self._start()
 
     def _pass_on(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True
@@ -100,13 +108,13 @@ class Supervisor:
                 os.kill(process.pid, sig)
 
 
-def run_worker(settings: Settings, listener: socket.socket) -> None:
+def run_worker(settings: Settings, listener: socket.socket, served: Event) -> None:
     """Serve on the inherited socket; end with the supervisor, even when that was killed."""
     os.setpgid(0, 0)  # Ctrl-C reaches a worker once, through the supervisor
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
-    serve(settings, [listener])
+    serve(settings, [listener], served.set)
 
 
 def _follow(sentinel: int) -> None:

@@ -39,6 +39,10 @@ def serve(
         "insecure": insecure,
     }
     settings = _settings({name: value for name, value in given.items() if value is not None})
+    if settings.experiment is not None:
+        from service.experiments import load_experiment
+
+        load_experiment(settings.experiment)
     if settings.workers > 1:
         from service.workers import serve_workers
 
@@ -55,6 +59,7 @@ def serve(
 def _settings(given: dict[str, Any]) -> Any:
     """Return the settings of arguments and environment; raise ConfigError that names every wrong one."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     from service.settings import Settings, is_loopback, unknown_variables
 
@@ -77,3 +82,5 @@ def _settings(given: dict[str, Any]) -> Any:
             message = fault["msg"].removeprefix("Value error, ")
             lines.append(f"{place}: {message}" if place else message)
         raise ConfigError("service settings: " + "; ".join(lines)) from error
+    except SettingsError as error:
+        raise ConfigError(f"service settings: {error}; lists and objects are given as JSON") from error

@@ -1,0 +1,206 @@
+"""`slimctr serve` as a process of its own: start, refusals, drain, workers, and what it does not load."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from artifacts import build_artifact, raw_rows
+
+START_SECONDS = 60.0
+
+
+class Served:
+    """A running `slimctr serve` whose log is read as it comes."""
+
+    def __init__(self, store: Path, *arguments: str, **variables: str) -> None:
+        command = [sys.executable, "-m", "slimctr", "serve", "--store", str(store), "--port", "0", *arguments]
+        environment = {
+            **os.environ,
+            "SLIMCTR_STATE_URL": f"sqlite:///{store.parent}/state.sqlite3",
+            **variables,
+        }
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True
+        )
+        self.log: list[str] = []
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def address(self) -> str:
+        """Return the URL once the log tells it."""
+        return self.wait_for_line(r"(http://127\.0\.0\.1:\d+)")
+
+    def wait_for_line(self, pattern: str) -> str:
+        """Return the first group of the first line that matches."""
+
+        def found() -> re.Match[str] | None:
+            return next((match for line in self.log if (match := re.search(pattern, line))), None)
+
+        with self._more:
+            assert self._more.wait_for(
+                lambda: found() is not None or not self._reader.is_alive(), START_SECONDS
+            )
+            match = found()
+            assert match is not None, "".join(self.log)
+            return match.group(1)
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        status = self.process.wait(START_SECONDS)
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._more:
+                self.log.append(line)
+                self._more.notify_all()
+        with self._more:
+            self._more.notify_all()
+
+
+@contextmanager
+def served(store: Path, *arguments: str, **variables: str) -> Iterator[Served]:
+    service = Served(store, *arguments, **variables)
+    try:
+        yield service
+    finally:
+        service.stop(signal.SIGKILL)
+
+
+def wait_until_ready(client: httpx.Client) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while client.get("/readyz").status_code != 200:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.05)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    build_artifact(tmp_path / "models", label="stable")
+    return tmp_path / "models"
+
+
+def test_a_scoring_process_has_no_torch_and_ends_with_status_0(store: Path) -> None:
+    with served(store, SLIMCTR_DRAIN_DELAY_S="0") as service:
+        with httpx.Client(base_url=service.address()) as client:
+            wait_until_ready(client)
+            assert len(client.post("/v1/predict", json={"instances": raw_rows(3)}).json()["scores"]) == 3
+        mapped = Path(f"/proc/{service.process.pid}/maps").read_text()
+        assert "onnxruntime" in mapped
+        for absent in ("libtorch", "pyarrow"):
+            assert absent not in mapped
+        assert service.stop() == 0
+
+
+@pytest.mark.promise(13)
+def test_sigterm_drains_without_a_failed_request(store: Path) -> None:
+    """Clients behave like those of a load balancer: once ready says 503 they finish and go elsewhere."""
+    failures: list[str] = []
+    answered_while_draining = threading.Event()
+    with served(store, SLIMCTR_DRAIN_DELAY_S="3") as service:
+        url = service.address()
+        with httpx.Client(base_url=url) as client:
+            wait_until_ready(client)
+
+        def send(number: int) -> None:
+            with httpx.Client(base_url=url, timeout=20) as client:
+                draining_answers = 0
+                while draining_answers < 5 and not failures:
+                    try:
+                        response = client.post("/v1/predict", json={"instances": raw_rows(1 + number)})
+                        if response.status_code != 200:
+                            failures.append(response.text)
+                        elif response.headers.get("connection") == "close":
+                            draining_answers += 1
+                            answered_while_draining.set()
+                    except httpx.HTTPError as error:
+                        failures.append(repr(error))
+
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        service.process.send_signal(signal.SIGTERM)
+        assert answered_while_draining.wait(20)
+        with httpx.Client(base_url=url) as client:
+            ready = client.get("/readyz")
+            assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
+            assert "draining" in ready.json()["detail"]
+            assert client.get("/livez").status_code == 200
+        for thread in threads:
+            thread.join(30)
+        assert failures == []
+        assert service.stop(signal.SIGCONT) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
+
+
+def test_ctrl_c_stops_without_the_drain_delay(store: Path) -> None:
+    with served(store, SLIMCTR_DRAIN_DELAY_S="25") as service:
+        service.address()
+        begin = time.monotonic()
+        assert service.stop(signal.SIGINT) == 0
+        assert time.monotonic() - begin < 20
+
+
+def workers_of(service: Served) -> set[int]:
+    """Return the process ids of the workers."""
+    pid = service.process.pid
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return {child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()}
+
+
+def test_workers_share_a_port_and_their_metrics_and_the_dead_are_replaced(store: Path) -> None:
+    with served(store, "--workers", "2", SLIMCTR_DRAIN_DELAY_S="0") as service:
+        url = service.address()
+        with httpx.Client(base_url=url) as client:
+            wait_until_ready(client)
+        answered = 0
+        for _ in range(20):
+            response = httpx.post(f"{url}/v1/predict", json={"instances": raw_rows(1)}, timeout=20)
+            answered += response.status_code == 200  # the second worker may still be loading
+        exposition = httpx.get(f"{url}/metrics").text
+        counted = [
+            line for line in exposition.splitlines() if line.startswith("slimctr_inference_rows_total{")
+        ]
+        assert sum(float(line.rpartition(" ")[2]) for line in counted) == answered > 0
+
+        before = workers_of(service)
+        victim = before.pop()
+        os.kill(victim, signal.SIGKILL)
+        service.wait_for_line(rf'"event":"(worker ended)".*pid {victim}, status -9')
+        for _ in range(3):
+            assert httpx.get(f"{url}/livez", timeout=20).status_code == 200
+        assert len(workers_of(service)) == 2
+        assert before < workers_of(service)
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize(("workers", "status"), [("1", 2), ("2", 3)])
+def test_an_experiment_that_does_not_fit_the_store_ends_the_start(
+    store: Path, tmp_path: Path, workers: str, status: int
+) -> None:
+    variants = [{"name": "a", "version": "stable", "weight": 0.5}, {"name": "b", "version": 7, "weight": 0.5}]
+    document = {"key": "k", "model": "ctr", "variants": variants, "default": "a"}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(document))
+    arguments = ["--experiment", str(tmp_path / "experiment.yaml"), "--workers", workers]
+    with served(store, *arguments) as service:
+        assert service.process.wait(START_SECONDS) == status
+        service.stop()
+        assert "has no version 7" in " ".join("".join(service.log).split())
