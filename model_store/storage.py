@@ -90,6 +90,7 @@ class LocalStorage:
         """Return a new hidden folder inside `parent`, so that the later rename stays on one file system."""
         staged = self._root / parent / f".publish-{secrets.token_hex(8)}"
         staged.mkdir(parents=True)
+        sync_folder(self._root)
         return staged
 
     def commit(self, staged: Path, path: str) -> bool:

@@ -1,5 +1,6 @@
 """Measures the memory of a version in a fresh process: `python -m slimctr.scoring.resident VERSION_DIR`."""
 
+import ctypes
 import gc
 import json
 import subprocess
@@ -21,8 +22,9 @@ def measure_resident(path: Path) -> dict[str, Any]:
 
     `resident_bytes` is the growth of the proportional set size from just before the load (libraries imported)
     to after the load, the golden check and 1,000 requests; `private_dirty_bytes` and `rss_bytes` grow over that
-    span. What the runtime touches of its own code for the first time is part of the growth. `before` and
-    `after` are the totals of the process. Raises EngineError when the process fails.
+    span. Memory that the allocator merely keeps free is given back before each reading: it is the process's, not
+    the version's. What the runtime touches of its own code for the first time is part of the growth. `before`
+    and `after` are the totals of the process. Raises EngineError when the process fails.
     """
     done = subprocess.run(
         [sys.executable, "-m", "slimctr.scoring.resident", str(path)],
@@ -45,7 +47,6 @@ def measure_here(path: Path, requests: int = REQUESTS) -> dict[str, Any]:
     scorer.warm_up()
     for row in islice(cycle(range(len(scorer.golden.batch))), requests):
         scorer.logits(scorer.golden.batch.slice(row, row + 1))
-    gc.collect()
     after = _memory()
     return {
         "model": scorer.manifest.model,
@@ -61,7 +62,11 @@ def measure_here(path: Path, requests: int = REQUESTS) -> dict[str, Any]:
 
 
 def _memory() -> dict[str, int]:
-    """Return the process totals of the kernel's `smaps_rollup`, in bytes."""
+    """Return the process totals of the kernel's `smaps_rollup`, in bytes, without free heap."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)
     values = {}
     for line in _SMAPS_ROLLUP.read_text().splitlines():
         name, _, rest = line.partition(":")
