@@ -20,5 +20,6 @@ def quickstart(
     Example: slimctr quickstart --exit
     """
     from slimctr.quickstart.demo import run_demo
+    from slimctr.quickstart.pipeline import find_clicks
 
-    run_demo(store, work, host, port, exit_after_table)
+    run_demo(find_clicks(), store, work, host, port, exit_after_table)

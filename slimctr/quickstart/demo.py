@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from slimctr.clicklogs import Dataset
 from slimctr.errors import EngineError
-from slimctr.quickstart.pipeline import ORIGINAL, Clicks, Variant, build_variants, find_clicks
+from slimctr.quickstart.pipeline import ORIGINAL, Clicks, Variant, build_variants
 from slimctr.quickstart.server import refuse_taken_port, running_service
 from slimctr.quickstart.table import Line, result_table, served_quality
 from slimctr.quickstart.traffic import Client, Row, live_traffic, score_all
@@ -24,8 +24,10 @@ ROWS_PER_REQUEST = 100
 EVALUATION_BATCH_ROWS = 1024
 
 
-def run_demo(store: Path, work: Path, host: str, port: int, exit_after_table: bool) -> None:
-    """Run the demo; returns after the table when `exit_after_table`, else at Ctrl-C.
+def run_demo(
+    clicks: Clicks, store: Path, work: Path, host: str, port: int, exit_after_table: bool
+) -> list[Line]:
+    """Run the demo and return its table; returns after showing it when `exit_after_table`, else at Ctrl-C.
 
     Raises ConfigError when the port is taken, EngineError when the service fails or a served score differs
     from the engine's.
@@ -37,7 +39,6 @@ def run_demo(store: Path, work: Path, host: str, port: int, exit_after_table: bo
         console.print(f"[bold]{time.monotonic() - started:5.0f} s[/bold]  {told}")
 
     refuse_taken_port(host, port)
-    clicks = find_clicks()
     dataset, variants = build_variants(clicks, work, store, console, step)
     candidate = variants[-1]
     experiment = _write_experiment(clicks, candidate, work)
@@ -65,6 +66,7 @@ def run_demo(store: Path, work: Path, host: str, port: int, exit_after_table: bo
         if not exit_after_table:
             console.print("Serving until Ctrl-C.")
             _wait_for_interrupt()
+    return lines
 
 
 def _write_experiment(clicks: Clicks, candidate: Variant, work: Path) -> Path:

@@ -3,8 +3,9 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -27,13 +28,14 @@ SYNTHETIC = SyntheticSpec(rows=250_000, ids=100_000, seed=1)
 class Clicks:
     """The clicks of the demo: where they come from and how they are prepared.
 
-    `unit_field` names the field whose value is the unit of the experiment.
+    `unit_field` names the field whose value is the unit of the experiment; `training` changes the preset.
     """
 
     told: str
     model: str
     settings: PrepareSettings
     unit_field: str
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def build_variants(
     with console.status("reading the log twice: values, then rows"):
         dataset = prepare(clicks.settings, work / "data")
     step("training a DeepFM")
-    config = TrainConfig.resolve(read_settings("quickstart"), {"gauc_field": None})
+    config = TrainConfig.resolve(read_settings("quickstart"), clicks.training)
     with RichProgress(console) as progress:
         runs = {ORIGINAL: train(config, work / "data", work / ORIGINAL, progress=progress)}
     for recipe in RECIPES:
