@@ -1,8 +1,10 @@
 """The application: one object of each part, wired together, started and stopped in order."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -27,9 +29,21 @@ from service.experiments import Experiments, load_experiment, open_state
 from service.experiments.errors import ExperimentError
 from service.inference import Inference
 from service.lifecycle import Lifecycle
+from service.openapi import PROBLEM_RESPONSES, build_openapi
 from service.pool import Pool
 from service.readiness import Readiness
-from service.routes import dashboard, experiments, health, metrics, models, oip, outcomes, predict, problems
+from service.routes import (
+    dashboard,
+    experiments,
+    health,
+    metrics,
+    models,
+    oip,
+    outcomes,
+    predict,
+    problems,
+    reference,
+)
 from service.settings import Settings
 from service.telemetry.loop_lag import watch_loop_lag
 from service.telemetry.metrics import Metrics
@@ -38,6 +52,10 @@ from slimctr.errors import ConfigError
 DESCRIPTION = (
     "Scores click-through rate from compressed embedding tables and compares variants on live traffic."
 )
+# How long writing the last exposures may take at the end.
+FLUSH_SECONDS = 5.0
+
+logger = logging.getLogger("slimctr.app")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -51,7 +69,9 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
+        responses=PROBLEM_RESPONSES,
     )
+    app.openapi = partial(build_openapi, app)  # type: ignore[method-assign]
     app.state.settings = settings
     app.state.lifecycle = lifecycle
     app.state.metrics = registry
@@ -73,6 +93,7 @@ def _include_routes(app: FastAPI) -> None:
     app.include_router(experiments.router, dependencies=[Depends(requires("admin"))])
     app.include_router(metrics.router, dependencies=[Depends(requires("metrics"))])
     app.include_router(dashboard.router)
+    app.include_router(reference.router)
 
 
 @asynccontextmanager
@@ -103,7 +124,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         lag.cancel()
         await asyncio.gather(lag, return_exceptions=True)
-        await running.stop()
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await running.stop()
+        except TimeoutError:
+            logger.error("the state did not take the last exposures in time; they are lost")
         await pool.stop()
         inference.close()
         compute.close()

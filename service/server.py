@@ -10,13 +10,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import create_app
+from service.app import FLUSH_SECONDS, create_app
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
-
-# Left of the shutdown time for flushing exposures and closing versions after the last response.
-FLUSH_SECONDS = 5.0
 
 
 class DrainingServer(uvicorn.Server):

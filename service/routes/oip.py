@@ -31,6 +31,10 @@ INFER_BODY = {
     "required": True,
     "content": {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": {}},
 }
+PATH_PARAMETERS = [
+    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+    for name in ("model", "version")
+]
 
 health = APIRouter(tags=["open inference protocol"])
 infer = APIRouter(route_class=DirectRoute, tags=["open inference protocol"])
@@ -57,13 +61,19 @@ async def ready(request: Request) -> Document:
     return {"ready": True, "live": True}
 
 
-@infer.post("/v2/models/{model}/infer", openapi_extra={"requestBody": INFER_BODY})
+@infer.post(
+    "/v2/models/{model}/infer",
+    openapi_extra={"requestBody": INFER_BODY, "parameters": PATH_PARAMETERS[:1]},
+)
 async def infer_model(request: Request) -> Response:
     """Score encoded ids; the experiment or the label `stable` names the version."""
     return await _infer(request, None)
 
 
-@infer.post("/v2/models/{model}/versions/{version}/infer", openapi_extra={"requestBody": INFER_BODY})
+@infer.post(
+    "/v2/models/{model}/versions/{version}/infer",
+    openapi_extra={"requestBody": INFER_BODY, "parameters": PATH_PARAMETERS},
+)
 async def infer_version(request: Request) -> Response:
     """Score encoded ids with one version."""
     return await _infer(request, request.path_params["version"])

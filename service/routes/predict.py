@@ -13,9 +13,9 @@ from service.intake import deadline_s, read_body
 from service.routes.direct import DirectRoute
 from service.settings import Settings
 from service.wire import v1
-from service.wire.documents import PredictAnswer, PredictColumns, PredictRows, PredictSlate
+from service.wire.documents import PREDICT_FORMS, PredictAnswer
 
-FORMS = [form.model_json_schema() for form in (PredictRows, PredictColumns, PredictSlate)]
+FORMS = [{"$ref": f"#/components/schemas/{form.__name__}"} for form in PREDICT_FORMS]
 REQUEST_BODY = {"required": True, "content": {"application/json": {"schema": {"oneOf": FORMS}}}}
 
 router = APIRouter(route_class=DirectRoute, tags=["scoring"])

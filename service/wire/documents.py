@@ -15,6 +15,10 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _example(**body: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [body]})
+
+
 class _Predict(_Body):
     model: str | None = Field(None, description="default: the configured or only model")
     version: Annotated[str | None, Field(pattern=r"^[1-9][0-9]{0,17}$", description="pins one version")] = (
@@ -29,11 +33,17 @@ class _Predict(_Body):
 class PredictRows(_Predict):
     """One object per row."""
 
+    model_config = _example(
+        unit_id="u19", instances=[{"site": "a", "price": 1.5, "tags": ["x", "y"]}, {"site": "b"}]
+    )
+
     instances: list[dict[str, Value]]
 
 
 class PredictColumns(_Predict):
     """One list per field, all of the same length."""
+
+    model_config = _example(columns={"site": ["a", "b"], "price": [1.5, None], "tags": [["x", "y"], []]})
 
     columns: dict[str, list[Value]]
 
@@ -41,8 +51,15 @@ class PredictColumns(_Predict):
 class PredictSlate(_Predict):
     """One context and its candidates; no field may be in both."""
 
+    model_config = _example(
+        unit_id="u19", context={"user": "u19", "hour": 14}, candidates=[{"ad": "7"}, {"ad": "9"}]
+    )
+
     context: dict[str, Value]
     candidates: list[dict[str, Value]]
+
+
+PREDICT_FORMS = (PredictRows, PredictColumns, PredictSlate)
 
 
 class ExperimentReference(_Body):

@@ -169,6 +169,15 @@ def test_every_kind_of_problem_has_a_page(service: LiveService) -> None:
     problem(service.http.get("/problems/nothing"), 404, "unknown-name")
 
 
+def test_the_reference_page_shows_every_operation_without_scripts(service: LiveService) -> None:
+    page = service.http.get("/docs")
+    assert page.status_code == 200
+    assert "<script" not in page.text
+    for path, operations in service.http.get("/openapi.json").json()["paths"].items():
+        for verb in operations:
+            assert f'<span class="verb">{verb.upper()}</span><code>{path}</code>' in page.text
+
+
 def test_the_health_of_the_service(service: LiveService) -> None:
     for path in ("/livez", "/v2/health/live"):
         assert service.http.get(path).json() == {"live": True}
