@@ -1,6 +1,6 @@
-"""The pool of loaded versions: follows the labels of the store, loads in its own thread, swaps without a gap.
+"""The pool of loaded versions: follows the labels of the store, loads in the background, swaps without a gap.
 
-Everything here runs on the event loop except reading labels and opening or closing artifacts. One rule moves it:
+Everything here runs on the event loop and none of it waits for a disk. One rule moves it:
 `_reconcile` compares what labels, experiments and requests want with what is loaded, and starts what is missing.
 It runs after every look at the labels and after every finished load, so it may be called at any time.
 """
@@ -8,28 +8,23 @@ It runs after every look at the labels and after every finished load, so it may 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from model_store.errors import StoreError
 from model_store.labels import Labels
-from model_store.manifest import Manifest
 from model_store.store import DEFAULT_LABEL, ModelStore
-from service.batching import BatchQueue, Compute
+from service.batching import Compute
+from service.catalog import Catalog
 from service.errors import LoadFailed, NotReady, UnknownName, VersionInUse
 from service.instruments import VersionInstruments
-from service.model_metrics import ModelMetrics
+from service.loader import Loader
 from service.settings import Settings
 from service.statistics import Statistics
 from service.telemetry.metrics import Metrics
-from service.versions import FieldCounts, Opened, Serving, State, Version, load_result, open_version
-from slimctr.errors import SlimctrError
+from service.versions import State, Version
 from slimctr.features import FeatureSchema
 from slimctr.scoring import Scorer
 
 Key = tuple[str, int]
-Result = TypeVar("Result")
 # How often resident bytes are read again: the kernel walks the page tables for it.
 MEMORY_REFRESH_SECONDS = 15.0
 
@@ -40,12 +35,10 @@ class Pool:
     """Loaded versions and the labels that lead to them."""
 
     def __init__(self, settings: Settings, store: ModelStore, metrics: Metrics, compute: Compute) -> None:
+        self.catalog = Catalog(store)
         self._settings = settings
-        self._store = store
         self._metrics = metrics
-        self._model_metrics = ModelMetrics(metrics)
-        self._compute = compute
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="slimctr-loader")
+        self._loader = Loader(settings, store, metrics, compute)
         self._versions: dict[Key, Version] = {}
         self._labels: dict[str, Labels] = {}
         self._routes: dict[str, dict[str, int]] = {}
@@ -182,7 +175,7 @@ class Pool:
         self._unloaded.discard(model)
         keys = {key for key in self._wanted() if key[0] == model}
         if not keys:
-            numbers = await asyncio.to_thread(partial(self._store.versions, model))
+            numbers = await self.catalog.versions(model)
             if not numbers:
                 raise UnknownName(f"the store has no model '{model}'")
             keys = {(model, numbers[-1])}
@@ -190,7 +183,7 @@ class Pool:
 
     async def load_version(self, model: str, number: int) -> None:
         """Load one version and return when it is READY; raise NotFound, LoadFailed."""
-        await asyncio.to_thread(partial(self._store.path, model, number))
+        await self.catalog.check(model, number)
         self._unloaded.discard(model)
         await self._load_now({(model, number)})
 
@@ -218,29 +211,9 @@ class Pool:
         self._reconcile()
         await self._until(lambda: key not in self._versions)
 
-    async def stored_versions(self, model: str) -> list[int]:
-        """Return the versions in the store; raise UnknownName when there is no such model."""
-        numbers = await asyncio.to_thread(partial(self._store.versions, model))
-        if not numbers and not self.known_versions(model):
-            raise UnknownName(
-                f"model '{model}' is not in the store; models: {', '.join(self.models()) or 'none'}"
-            )
-        return numbers
-
-    async def stored_models(self) -> list[str]:
-        """Return the models in the store."""
-        return await asyncio.to_thread(self._store.models)
-
-    async def manifests(self, model: str) -> dict[int, Manifest]:
-        """Return the manifests of the stored versions; one that cannot be read is left out and logged."""
-        return await asyncio.to_thread(self._read_manifests, model)
-
     async def refresh_memory(self) -> None:
-        """Read again what each READY version holds in memory."""
-        for version in list(self._versions.values()):
-            if version.serving is not None:
-                version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
-                self._model_metrics.memory(version)
+        """Read again what each version holds in memory."""
+        await self._loader.refresh_memory(self._versions.values())
 
     # Its own life
 
@@ -263,9 +236,7 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for version in self._versions.values():
-            if version.serving is not None:
-                self._flush_counts(version)
-                await self._in_loader(version.serving.scorer.close)
+            await self._loader.close(version)
         self._versions.clear()
         self._loader.shutdown()
 
@@ -275,7 +246,7 @@ class Pool:
             try:
                 await self._look()
                 for version in self._versions.values():
-                    self._flush_counts(version)
+                    self._loader.flush_counts(version)
                 if loop.time() - self._memory_read_s >= MEMORY_REFRESH_SECONDS:
                     self._memory_read_s = loop.time()
                     await self.refresh_memory()
@@ -285,7 +256,7 @@ class Pool:
 
     async def _look(self) -> None:
         """Read the labels of every model and act on what changed."""
-        labels = await asyncio.to_thread(self._read_labels)
+        labels = await self.catalog.labels()
         for model, found in labels.items():
             before = self._labels.get(model)
             if before is None or before.revision != found.revision:
@@ -296,29 +267,6 @@ class Pool:
         self._labels = labels
         self._looked = True
         self._reconcile()
-
-    def _read_labels(self) -> dict[str, Labels]:
-        labels = {}
-        for model in self._store.models():
-            try:
-                labels[model] = self._store.labels(model)
-            except StoreError as error:
-                logger.warning("labels are not readable", extra={"model": model, "detail": str(error)})
-                if model in self._labels:
-                    labels[model] = self._labels[model]
-        return labels
-
-    def _read_manifests(self, model: str) -> dict[int, Manifest]:
-        manifests = {}
-        for number in self._store.versions(model):
-            try:
-                manifests[number] = self._store.manifest(model, number)
-            except StoreError as error:
-                logger.warning(
-                    "manifest is not readable",
-                    extra={"model": model, "version": number, "detail": str(error)},
-                )
-        return manifests
 
     def _wanted_labels(self, model: str) -> dict[str, str]:
         if model in self._unloaded or model not in self._labels:
@@ -345,7 +293,7 @@ class Pool:
             if key in wanted | routed:
                 continue
             if version.state is State.READY:
-                version.state = State.UNLOADING
+                version.state = State.UNLOADING  # now, so that no request of this turn takes it any more
                 self._spawn(self._unload(version))
             elif version.state is State.UNAVAILABLE:
                 del self._versions[key]
@@ -367,87 +315,20 @@ class Pool:
                     extra={"model": model, "label": label, "version": number, "detail": f"before: {before}"},
                 )
 
+    async def _load(self, version: Version) -> None:
+        await self._loader.load(version)
+        self._reconcile()
+
+    async def _unload(self, version: Version) -> None:
+        await self._loader.unload(version)
+        del self._versions[(version.model, version.number)]
+        self._reconcile()
+
     def _new_version(self, model: str, number: int) -> Version:
         statistics = Statistics()
         return Version(
             model, number, statistics, VersionInstruments(self._metrics, model, number, statistics)
         )
-
-    async def _load(self, version: Version) -> None:
-        error: Exception | None = None
-        try:
-            opened = await self._in_loader(
-                partial(
-                    open_version,
-                    self._store,
-                    version,
-                    threads=self._settings.intra_op_threads,
-                    unknown_fields=self._settings.unknown_fields,
-                )
-            )
-            version.serving = self._serve(version, opened)
-            version.counts = FieldCounts.of(len(version.serving.scorer.encoder.schema.fields))
-            version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
-            version.state = State.READY
-            self._model_metrics.loaded(version)
-            logger.info(
-                "version ready",
-                extra={
-                    "model": version.model,
-                    "version": version.number,
-                    "duration_ms": round(opened.load_s * 1000, 1),
-                },
-            )
-        except Exception as caught:  # whatever a damaged artifact provokes, the others keep serving
-            error = caught
-            version.state = State.UNAVAILABLE
-            version.reason = str(error)
-            self._model_metrics.failed(version)
-            expected = isinstance(error, StoreError | SlimctrError)
-            logger.error(
-                "version refused",
-                extra={"model": version.model, "version": version.number, "detail": str(error)},
-                exc_info=None if expected else error,
-            )
-        self._metrics.model_loads_total.labels(version.model, load_result(error)).inc()
-        self._reconcile()
-
-    def _serve(self, version: Version, opened: Opened) -> Serving:
-        scorer = opened.scorer
-        queue = BatchQueue(
-            engine=scorer,
-            compute=self._compute,
-            max_batch_rows=self._settings.max_batch_rows,
-            max_queue_rows=self._settings.max_queue_rows,
-            observer=version.instruments,
-            inline_rows=opened.inline_rows,
-        )
-        return Serving(
-            scorer.manifest,
-            scorer,
-            queue,
-            opened.path,
-            opened.anonymous_bytes,
-            opened.parity_max_abs_logit_diff,
-            opened.load_s,
-        )
-
-    async def _unload(self, version: Version) -> None:
-        await version.idle.wait()
-        if version.serving is not None:
-            self._flush_counts(version)
-            await self._in_loader(version.serving.scorer.close)
-        version.serving = None
-        del self._versions[(version.model, version.number)]
-        self._metrics.forget_version(version.model, version.number)
-        logger.info("version unloaded", extra={"model": version.model, "version": version.number})
-        self._reconcile()
-
-    def _flush_counts(self, version: Version) -> None:
-        if version.counts is not None and version.serving is not None and version.counts.values.any():
-            schema = version.serving.scorer.encoder.schema
-            self._model_metrics.looked_up(version.model, schema, version.counts)
-            version.counts = FieldCounts.of(len(schema.fields))
 
     async def _load_now(self, keys: set[Key]) -> None:
         for key in keys:
@@ -477,9 +358,6 @@ class Pool:
         """Wake everyone who waits for a change; each looks for itself whether it was the awaited one."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-    async def _in_loader(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._loader, work)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

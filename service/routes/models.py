@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Request
 
 from model_store.manifest import Manifest
 from service.auth import requires
-from service.errors import ModelControlDisabled
+from service.errors import ModelControlDisabled, UnknownName
 from service.pool import Pool
 from service.versions import Version
 from service.wire.documents import ModelAnswer, ModelsAnswer, StateAnswer, VersionAnswer, VersionBytes
@@ -23,14 +23,17 @@ async def models(request: Request) -> ModelsAnswer:
     """Return every model of the store: versions, states, labels, bytes and quality."""
     pool: Pool = request.app.state.pool
     await pool.refresh_memory()
-    return ModelsAnswer(models=[await _model(pool, name) for name in await pool.stored_models()])
+    return ModelsAnswer(models=[await _model(pool, name) for name in await pool.catalog.models()])
 
 
 @router.get("/v1/models/{model}")
 async def model(request: Request, model: ModelName) -> ModelAnswer:
     """Return one model."""
     pool: Pool = request.app.state.pool
-    await pool.stored_versions(model)
+    if not await pool.catalog.versions(model):
+        raise UnknownName(
+            f"model '{model}' is not in the store; it holds {', '.join(await pool.catalog.models())}"
+        )
     await pool.refresh_memory()
     return await _model(pool, model)
 
@@ -60,7 +63,7 @@ def _check_model_control(request: Request) -> None:
 
 async def _model(pool: Pool, name: str) -> ModelAnswer:
     known = {version.number: version for version in pool.known_versions(name)}
-    manifests = await pool.manifests(name)
+    manifests = await pool.catalog.manifests(name)
     labels = pool.labels(name)
     return ModelAnswer(
         model=name,

@@ -178,9 +178,9 @@ async def index(request: Request) -> list[Document]:
     if not isinstance(only_ready, bool):
         raise BadRequest("'ready' must be a boolean")
     entries = []
-    for model in await pool.stored_models():
+    for model in await pool.catalog.models():
         known = {version.number: version for version in pool.known_versions(model)}
-        for number in await pool.stored_versions(model):
+        for number in await pool.catalog.versions(model):
             entry = _index_entry(model, number, known.get(number))
             if not only_ready or entry["state"] == "READY":
                 entries.append(entry)

@@ -11,13 +11,14 @@ import pytest
 from artifacts import build_artifact
 
 from model_store.store import ModelStore
-from service import versions as versions_module
+from service import loader as loader_module
 from service.batching import Compute
 from service.errors import LoadFailed, NotReady, UnknownName, VersionInUse
+from service.loader import load_result
 from service.pool import Pool
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.versions import State, load_result
+from service.versions import State
 from slimctr.errors import ParityError
 
 
@@ -193,7 +194,7 @@ def test_a_version_whose_golden_rows_differ_never_serves(
     def differs(scorer: object) -> float:
         raise ParityError("golden row 3 differs")
 
-    monkeypatch.setattr(versions_module.Scorer, "check_golden", differs)
+    monkeypatch.setattr(loader_module.Scorer, "check_golden", differs)
 
     async def test(case: Case) -> None:
         assert case.states() == {1: State.UNAVAILABLE}
@@ -205,13 +206,13 @@ def test_a_version_whose_golden_rows_differ_never_serves(
 
 def test_not_ready_while_a_version_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_artifact(tmp_path, label="stable")
-    gate, warm_up = threading.Event(), versions_module.Scorer.warm_up
+    gate, warm_up = threading.Event(), loader_module.Scorer.warm_up
 
     def held(scorer: Any) -> None:
         assert gate.wait(20)
         warm_up(scorer)
 
-    monkeypatch.setattr(versions_module.Scorer, "warm_up", held)
+    monkeypatch.setattr(loader_module.Scorer, "warm_up", held)
 
     async def whole() -> None:
         case = Case(tmp_path)
@@ -380,7 +381,7 @@ def test_looked_up_values_are_counted_by_field_and_outcome(tmp_path: Path) -> No
         )
         assert version.counts is not None
         version.counts.add(batch, encoder.schema)
-        case.pool._flush_counts(version)
+        case.pool._loader.flush_counts(version)
         assert case.value("slimctr_embedding_rows_total", field="ad", outcome="hit") == 1
         assert case.value("slimctr_embedding_rows_total", field="ad", outcome="oov") == 1
         assert case.value("slimctr_embedding_rows_total", field="user", outcome="missing") == 1

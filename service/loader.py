@@ -1,0 +1,204 @@
+"""Takes versions through their gates in a thread of their own, and closes them again."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from model_store.errors import IntegrityError, ManifestError, StoreError
+from model_store.store import ModelStore
+from service.batching import BatchQueue, Compute
+from service.model_metrics import ModelMetrics
+from service.resident import anonymous_bytes
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.versions import FieldCounts, Serving, State, Version
+from slimctr.errors import ParityError, SlimctrError
+from slimctr.features import EncodedBatch
+from slimctr.scoring import Scorer
+
+# Scoring on the event loop may take this long at most: about what handing a batch to a thread and back costs.
+INLINE_SECONDS = 0.0003
+INLINE_CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
+INLINE_REPEATS = 5
+
+Result = TypeVar("Result")
+logger = logging.getLogger("slimctr.loader")
+
+
+class Loader:
+    """Opens and closes versions one at a time; requests for other versions go on meanwhile."""
+
+    def __init__(self, settings: Settings, store: ModelStore, metrics: Metrics, compute: Compute) -> None:
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._model_metrics = ModelMetrics(metrics)
+        self._compute = compute
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="slimctr-loader")
+
+    async def load(self, version: Version) -> None:
+        """Make `version` READY, or UNAVAILABLE with its reason; raises nothing that an artifact can provoke."""
+        error: Exception | None = None
+        try:
+            opened = await self._in_thread(
+                partial(
+                    open_version,
+                    self._store,
+                    version,
+                    threads=self._settings.intra_op_threads,
+                    unknown_fields=self._settings.unknown_fields,
+                )
+            )
+            version.serving = self._serving(version, opened)
+            version.counts = FieldCounts.of(len(opened.scorer.encoder.schema.fields))
+            version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
+            version.state = State.READY
+            self._model_metrics.loaded(version)
+            self._log("version ready", version, duration_ms=round(opened.load_s * 1000, 1))
+        except Exception as caught:  # whatever a damaged artifact provokes, the others keep serving
+            error = caught
+            version.state = State.UNAVAILABLE
+            version.reason = str(error)
+            self._model_metrics.failed(version)
+            expected = isinstance(error, StoreError | SlimctrError)
+            logger.error(
+                "version refused",
+                extra={"model": version.model, "version": version.number, "detail": str(error)},
+                exc_info=None if expected else error,
+            )
+        self._metrics.model_loads_total.labels(version.model, load_result(error)).inc()
+
+    async def unload(self, version: Version) -> None:
+        """Close `version` after its last request and take it out of the metrics."""
+        version.state = State.UNLOADING
+        await version.idle.wait()
+        await self.close(version)
+        self._metrics.forget_version(version.model, version.number)
+        self._log("version unloaded", version)
+
+    async def close(self, version: Version) -> None:
+        """Let go of what `version` holds."""
+        self.flush_counts(version)
+        if version.serving is not None:
+            await self._in_thread(version.serving.scorer.close)
+        version.serving = None
+
+    def flush_counts(self, version: Version) -> None:
+        """Move the looked-up values since the last flush into the metrics."""
+        if version.counts is not None and version.serving is not None and version.counts.values.any():
+            schema = version.serving.scorer.encoder.schema
+            self._model_metrics.looked_up(version.model, schema, version.counts)
+            version.counts = FieldCounts.of(len(schema.fields))
+
+    async def refresh_memory(self, versions: Iterable[Version]) -> None:
+        """Read again what each version holds in memory."""
+        for version in list(versions):
+            if version.serving is not None:
+                version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
+                self._model_metrics.memory(version)
+
+    def shutdown(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+    def _serving(self, version: Version, opened: "Opened") -> Serving:
+        queue = BatchQueue(
+            engine=opened.scorer,
+            compute=self._compute,
+            max_batch_rows=self._settings.max_batch_rows,
+            max_queue_rows=self._settings.max_queue_rows,
+            observer=version.instruments,
+            inline_rows=opened.inline_rows,
+        )
+        return Serving(
+            opened.scorer.manifest,
+            opened.scorer,
+            queue,
+            opened.path,
+            opened.anonymous_bytes,
+            opened.parity_max_abs_logit_diff,
+            opened.load_s,
+        )
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _log(self, event: str, version: Version, **context: float) -> None:
+        logger.info(event, extra={"model": version.model, "version": version.number, **context})
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An artifact that passed every gate."""
+
+    scorer: Scorer
+    path: Path
+    inline_rows: int
+    anonymous_bytes: int
+    parity_max_abs_logit_diff: float
+    load_s: float
+
+
+def open_version(
+    store: ModelStore, version: Version, *, threads: int, unknown_fields: Literal["error", "ignore"]
+) -> Opened:
+    """Take one version through verify, map, warm up and golden rows; runs in the loader's thread.
+
+    Raises StoreError, EngineError, or anything a damaged artifact provokes; nothing stays open then.
+    """
+    begin = time.perf_counter()
+    anonymous_before = anonymous_bytes()
+    version.state = State.VERIFYING
+    path = store.path(version.model, version.number).resolve()
+    scorer = Scorer.open(path, threads, unknown_fields)
+    try:
+        version.state = State.WARMING
+        scorer.warm_up()
+        inline_rows = measure_inline_rows(scorer)
+        version.state = State.CHECKING
+        difference = scorer.check_golden()
+    except BaseException:
+        scorer.close()
+        raise
+    return Opened(
+        scorer,
+        path,
+        inline_rows,
+        max(0, anonymous_bytes() - anonymous_before),
+        difference,
+        time.perf_counter() - begin,
+    )
+
+
+def measure_inline_rows(scorer: Scorer) -> int:
+    """Return the largest measured batch that is scored within INLINE_SECONDS, 0 when one row takes longer."""
+    fitting = 0
+    for rows in INLINE_CANDIDATES:
+        batch = scorer.golden.batch.slice(0, rows)
+        fastest_s = min(_seconds(scorer, batch) for _ in range(INLINE_REPEATS))
+        if len(batch) < rows or fastest_s > INLINE_SECONDS:
+            break
+        fitting = rows
+    return fitting
+
+
+def _seconds(scorer: Scorer, batch: EncodedBatch) -> float:
+    begin = time.perf_counter()
+    scorer.logits(batch)
+    return time.perf_counter() - begin
+
+
+def load_result(error: Exception | None) -> str:
+    """Return the `result` under which a load is counted."""
+    if error is None:
+        return "ok"
+    for family, result in ((IntegrityError, "integrity"), (ManifestError, "schema"), (ParityError, "parity")):
+        if isinstance(error, family):
+            return result
+    return "memory" if isinstance(error, MemoryError) else "error"
