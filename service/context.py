@@ -93,7 +93,8 @@ class ContextMiddleware:
                 logger.exception("internal error", extra={"request_id": context.request_id})
             problem = problem_of(error, under_v2=context.under_v2)
             context.log["slug"] = problem.kind.slug
-            context.log["detail"] = problem.detail
+            if not problem.faults:  # faults quote feature values, which no log may hold
+                context.log["detail"] = problem.detail
             await problem_response(problem, path=path, request_id=context.request_id)(
                 scope, receive, send_with_id
             )

@@ -12,7 +12,7 @@ from service.inference import Answer, Choice, Inference, Target
 from service.intake import deadline_s, read_body
 from service.routes.direct import DirectRoute
 from service.settings import Settings
-from service.wire import v1
+from service.wire import forms, v1
 from service.wire.documents import PREDICT_FORMS, PredictAnswer
 
 FORMS = [{"$ref": f"#/components/schemas/{form.__name__}"} for form in PREDICT_FORMS]
@@ -41,7 +41,12 @@ async def predict(request: Request) -> Response:
     target = Target(asked.model, asked.version, asked.label, asked.unit_id)
     with inference.chosen(context, target, "v1") as choice:
         answer = await inference.score(
-            choice, context, asked.form.rows, len(body), due_s, lambda encoder: v1.encode(asked.form, encoder)
+            choice,
+            context,
+            asked.form.rows,
+            len(body),
+            due_s,
+            lambda encoder: forms.encode(asked.form, encoder),
         )
         content = v1.write_predict(_document(context, choice, answer, asked.include))
     headers = {"Server-Timing": _server_timing(answer)} if "timing" in asked.include else None

@@ -5,16 +5,15 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
-from urllib.parse import quote
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from service.errors import MAX_LISTED_FAULTS, BadJson, Fault, InvalidInput, TooLarge
-from slimctr.errors import FeatureError, MissingField, UnknownField
-from slimctr.features import EncodedBatch, Encoder, FeatureSchema
+from service.wire.forms import Columns, Form, Row, Rows, Slate, pointer_to
+from slimctr.features import EncodedBatch
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -25,110 +24,6 @@ FORMS = ("instances", "columns", "context", "candidates")
 MEMBERS = frozenset({*FORMS, "model", "version", "label", "unit_id", "request_id", "include"})
 # Literals that JSON does not have and that some writers produce; only then is the slower reader worth its time.
 NONFINITE_LITERALS = (b"NaN", b"Infinity")
-
-Row = dict[str, Any]
-
-
-class Form(Protocol):
-    """One of the three ways to write a batch."""
-
-    @property
-    def rows(self) -> int:
-        """Number of instances."""
-
-    def encode(self, encoder: Encoder) -> EncodedBatch:
-        """Return the batch; raise FeatureError."""
-
-    def pointer(self, error: FeatureError) -> str:
-        """Return where the value of `error` stands in the body."""
-
-    def repaired(self, error: FeatureError, plain: Any) -> "Form":
-        """Return a copy with `plain` for the value of `error`, so that the next fault shows."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """`instances`: one object per row."""
-
-    instances: list[Row]
-
-    @property
-    def rows(self) -> int:
-        """Number of instances."""
-        return len(self.instances)
-
-    def encode(self, encoder: Encoder) -> EncodedBatch:
-        """Return the batch; raise FeatureError."""
-        return encoder.encode_rows(self.instances)
-
-    def pointer(self, error: FeatureError) -> str:
-        """Return `#/instances/<row>/<field>`."""
-        return _pointer("instances", error.row, error.field)
-
-    def repaired(self, error: FeatureError, plain: Any) -> "Rows":
-        """Return a copy without the fault."""
-        return Rows(_repair_rows(self.instances, error, plain))
-
-
-@dataclass(frozen=True)
-class Columns:
-    """`columns`: one list per field, all of the same length."""
-
-    columns: dict[str, list[Any]]
-
-    @property
-    def rows(self) -> int:
-        """Number of instances."""
-        return len(next(iter(self.columns.values()), ()))
-
-    def encode(self, encoder: Encoder) -> EncodedBatch:
-        """Return the batch; raise FeatureError."""
-        return encoder.encode_columns(self.columns)
-
-    def pointer(self, error: FeatureError) -> str:
-        """Return `#/columns/<field>/<row>`."""
-        return _pointer("columns", error.field, error.row)
-
-    def repaired(self, error: FeatureError, plain: Any) -> "Columns":
-        """Return a copy without the fault."""
-        columns = dict(self.columns)
-        if isinstance(error, UnknownField):
-            del columns[error.field]
-        elif error.row is None:
-            columns[error.field] = [plain] * self.rows
-        else:
-            columns[error.field] = list(columns.get(error.field, [None] * self.rows))
-            columns[error.field][error.row] = plain
-        return Columns(columns)
-
-
-@dataclass(frozen=True)
-class Slate:
-    """One `context` and its `candidates`; the context is encoded once."""
-
-    context: Row
-    candidates: list[Row]
-
-    @property
-    def rows(self) -> int:
-        """Number of candidates."""
-        return len(self.candidates)
-
-    def encode(self, encoder: Encoder) -> EncodedBatch:
-        """Return the batch; raise FeatureError."""
-        return encoder.encode_slate(self.context, self.candidates)
-
-    def pointer(self, error: FeatureError) -> str:
-        """Return `#/context/<field>` or `#/candidates/<row>/<field>`."""
-        if error.field in self.context:
-            return _pointer("context", error.field)
-        return _pointer("candidates", error.row, error.field)
-
-    def repaired(self, error: FeatureError, plain: Any) -> "Slate":
-        """Return a copy without the fault."""
-        if error.field in self.context:
-            return Slate(_repair_rows([self.context], error, plain)[0], self.candidates)
-        return Slate(self.context, _repair_rows(self.candidates, error, plain))
 
 
 @dataclass(frozen=True)
@@ -150,7 +45,7 @@ def read_predict(body: bytes, max_rows: int) -> Predict:
     if not isinstance(document, dict):
         raise BadJson("the body must be one JSON object")
     faults = [
-        Fault(_pointer(name), f"unknown member; known are {', '.join(sorted(MEMBERS))}")
+        Fault(pointer_to(name), f"unknown member; known are {', '.join(sorted(MEMBERS))}")
         for name in document
         if name not in MEMBERS
     ]
@@ -173,23 +68,6 @@ def read_predict(body: bytes, max_rows: int) -> Predict:
     if request.form.rows > max_rows:
         raise TooLarge(f"{request.form.rows} rows are above max_request_rows ({max_rows})")
     return request
-
-
-def encode(form: Form, encoder: Encoder) -> EncodedBatch:
-    """Return the batch; raise InvalidInput that lists every wrong value, up to 20, in the order they are found."""
-    try:
-        return form.encode(encoder)
-    except FeatureError as error:
-        faults = [_fault(form, error)]
-        while len(faults) < MAX_LISTED_FAULTS:
-            form = form.repaired(error, _plain(error, encoder.schema))
-            try:
-                form.encode(encoder)
-                break
-            except FeatureError as next_error:
-                error = next_error
-                faults.append(_fault(form, error))
-        raise InvalidInput(faults) from None
 
 
 def write_predict(answer: Mapping[str, Any]) -> bytes:
@@ -230,7 +108,7 @@ def _refuse_nonfinite(body: bytes) -> None:
     faults = []
     for path, value in _leaves(document, ()):
         if isinstance(value, float) and not math.isfinite(value):
-            faults.append(Fault(_pointer(*path), f"{value} is not a finite number", "bad_type"))
+            faults.append(Fault(pointer_to(*path), f"{value} is not a finite number", "bad_type"))
             if len(faults) == MAX_LISTED_FAULTS:
                 break
     if faults:
@@ -265,7 +143,7 @@ def _read_form(document: Row, faults: list[Fault]) -> Form | None:
         return None
     form = reader(document, faults)
     if form is not None and not faults and form.rows == 0:
-        faults.append(Fault(_pointer(given[-1]), "the batch is empty; send at least one row"))
+        faults.append(Fault(pointer_to(given[-1]), "the batch is empty; send at least one row"))
     return form
 
 
@@ -282,13 +160,14 @@ def _read_columns(document: Row, faults: list[Fault]) -> Form | None:
     length: int | None = None
     for name, values in columns.items():
         if not isinstance(values, list):
-            faults.append(Fault(_pointer("columns", name), "must be a list with one value per row"))
+            faults.append(Fault(pointer_to("columns", name), "must be a list with one value per row"))
             continue
         length = len(values) if length is None else length
         if len(values) != length:
             faults.append(
                 Fault(
-                    _pointer("columns", name), f"has {len(values)} values where the first column has {length}"
+                    pointer_to("columns", name),
+                    f"has {len(values)} values where the first column has {length}",
                 )
             )
     return Columns(columns)
@@ -305,7 +184,7 @@ def _read_slate(document: Row, faults: list[Fault]) -> Form | None:
     for position, candidate in enumerate(candidates):
         if not context.keys().isdisjoint(candidate):
             twice = sorted(context.keys() & candidate.keys())
-            faults.append(Fault(_pointer("candidates", position, twice[0]), "the field is also in context"))
+            faults.append(Fault(pointer_to("candidates", position, twice[0]), "the field is also in context"))
             if len(faults) == MAX_LISTED_FAULTS:
                 break
     return Slate(context, candidates)
@@ -314,11 +193,11 @@ def _read_slate(document: Row, faults: list[Fault]) -> Form | None:
 def _objects(document: Row, member: str, faults: list[Fault]) -> list[Row] | None:
     values = document[member]
     if not isinstance(values, list):
-        faults.append(Fault(_pointer(member), "must be a list of objects"))
+        faults.append(Fault(pointer_to(member), "must be a list of objects"))
         return None
     wrong = [position for position, value in enumerate(values) if not isinstance(value, dict)]
     faults.extend(
-        Fault(_pointer(member, position), "must be an object") for position in wrong[:MAX_LISTED_FAULTS]
+        Fault(pointer_to(member, position), "must be an object") for position in wrong[:MAX_LISTED_FAULTS]
     )
     return None if wrong else values
 
@@ -330,7 +209,7 @@ def _text(
     if value is None:
         return None
     if not isinstance(value, str) or allowed.fullmatch(value) is None:
-        faults.append(Fault(_pointer(member), f"must be {meaning}"))
+        faults.append(Fault(pointer_to(member), f"must be {meaning}"))
         return None
     return value
 
@@ -342,36 +221,3 @@ def _includes(value: Any, faults: list[Fault]) -> frozenset[str]:
         faults.append(Fault("#/include", f"must be a list out of {', '.join(sorted(INCLUDES))}"))
         return frozenset()
     return frozenset(value)
-
-
-def _fault(form: Form, error: FeatureError) -> Fault:
-    if isinstance(error, UnknownField):
-        return Fault(form.pointer(error), str(error), "unknown_field")
-    if isinstance(error, MissingField):
-        return Fault(form.pointer(error), str(error), "missing_field")
-    return Fault(form.pointer(error), f"{error}: {_shown(error.value)}", "bad_type")
-
-
-def _shown(value: Any) -> str:
-    text = orjson.dumps(value, default=str).decode()
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _plain(error: FeatureError, schema: FeatureSchema) -> Any:
-    """Return a value that the field of `error` takes: 0, in a list when it is multi-valued."""
-    position = schema.index.get(error.field)
-    return [0] if position is not None and schema.fields[position].multivalued else 0
-
-
-def _repair_rows(rows: list[Row], error: FeatureError, plain: Any) -> list[Row]:
-    if isinstance(error, UnknownField):
-        return [{name: value for name, value in row.items() if name != error.field} for row in rows]
-    repaired = list(rows)
-    for position in range(len(rows)) if error.row is None else (error.row,):
-        repaired[position] = {**rows[position], error.field: plain}
-    return repaired
-
-
-def _pointer(*path: str | int | None) -> str:
-    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in path if part is not None)
-    return "#/" + "/".join(quote(part, safe="~!$&'()*+,;=:@") for part in parts)

@@ -94,13 +94,21 @@ def test_a_bad_request_is_refused(service: LiveService, body: Any, status: int, 
     problem(predict(service, body), status, slug)
 
 
-def test_wrong_values_are_pointed_to(service: LiveService) -> None:
+def test_wrong_values_are_pointed_to_and_never_logged(
+    service: LiveService, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = raw_rows(4)
     rows[3]["price"] = "cheap"
-    document = problem(predict(service, {"instances": rows}), 422, "invalid-input")
+    with caplog.at_level("INFO", logger="slimctr"):
+        document = problem(predict(service, {"instances": rows}), 422, "invalid-input")
+        service.http.get("/v2")  # the line of a request is written after its answer
     [fault] = document["errors"]
     assert fault["pointer"] == "#/instances/3/price"
     assert "cheap" in fault["detail"]
+    [record] = [record for record in caplog.records if getattr(record, "slug", None) == "invalid-input"]
+    assert record.__dict__["status"] == 422
+    assert record.__dict__["request_id"] == document["request_id"]
+    assert "cheap" not in str(record.__dict__)
 
 
 def test_a_body_without_length_is_cut_off_at_the_limit(service: LiveService) -> None:

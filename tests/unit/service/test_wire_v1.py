@@ -7,7 +7,7 @@ import pytest
 from artifacts import SCHEMA, VALUES
 
 from service.errors import BadJson, InvalidInput, TooLarge
-from service.wire import v1
+from service.wire import forms, v1
 from slimctr.features import Encoder, Vocabulary
 
 ENCODER = Encoder(SCHEMA, Vocabulary.build(SCHEMA, VALUES))
@@ -21,7 +21,7 @@ def read(document: object, max_rows: int = 100) -> v1.Predict:
 def faults(document: object) -> list[tuple[str, str]]:
     """Return pointer and detail of everything wrong with a request, parsed and encoded."""
     with pytest.raises(InvalidInput) as caught:
-        v1.encode(read(document).form, ENCODER)
+        forms.encode(read(document).form, ENCODER)
     return [(fault.pointer, fault.detail) for fault in caught.value.faults]
 
 
@@ -30,8 +30,8 @@ def test_the_three_forms_give_the_same_batch() -> None:
     columns = {name: [row[name] for row in rows] for name in ROW}
     shared = {name: ROW[name] for name in ("user", "price", "site")}
     candidates = [{name: row[name] for name in ("ad", "tags")} for row in rows]
-    forms = [{"instances": rows}, {"columns": columns}, {"context": shared, "candidates": candidates}]
-    batches = [v1.encode(read(form).form, ENCODER) for form in forms]
+    bodies = [{"instances": rows}, {"columns": columns}, {"context": shared, "candidates": candidates}]
+    batches = [forms.encode(read(form).form, ENCODER) for form in bodies]
     for batch in batches:
         np.testing.assert_array_equal(batch.ids, batches[0].ids)
         np.testing.assert_array_equal(batch.bags[0].values, batches[0].bags[0].values)
@@ -101,6 +101,12 @@ def test_a_wrong_value_names_field_row_and_value() -> None:
     assert pointer == "#/instances/1/price"
     for part in ("'price'", "row 1", '"cheap"'):
         assert part in detail
+
+
+def test_a_value_too_deep_to_show_is_named_by_its_type() -> None:
+    body = b'{"instances": [{"ad": ' + b"[" * 900 + b"]" * 900 + b"}]}"
+    with pytest.raises(InvalidInput, match="a list"):
+        forms.encode(v1.read_predict(body, 100).form, ENCODER)
 
 
 def test_all_wrong_values_are_listed_up_to_twenty() -> None:
@@ -180,6 +186,6 @@ def test_scores_are_written_as_the_shortest_decimals_of_their_float32() -> None:
 
 def test_values_without_a_row_are_reported_by_field_and_row(tmp_path: Path) -> None:
     rows = [ROW, {**ROW, "user": "stranger"}, {**ROW, "tags": ["red", "unheard"]}]
-    batch = v1.encode(v1.Rows(rows), ENCODER)
+    batch = forms.encode(forms.Rows(rows), ENCODER)
     assert v1.oov_report(SCHEMA.names, batch.oov) == {"total": 2, "by_field": {"user": 1, "tags": 1}}
     assert v1.oov_rows(batch) == [1, 2]
