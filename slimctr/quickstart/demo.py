@@ -60,6 +60,11 @@ def run_demo(
             f"{candidate.name} is {smaller:.1f}x smaller than {ORIGINAL}, AUC {lines[-1].auc - lines[0].auc:+.5f}; "
             "served scores are those of the engine on every row."
         )
+        torch = "with" if service.has_torch() else "without"
+        held = service.proportional_bytes() / 1e6
+        console.print(
+            f"The scoring process holds {held:.0f} MB (PSS) for all {len(variants)} versions, {torch} torch."
+        )
         for what, path in (("dashboard", "/dashboard"), ("API docs", "/docs"), ("metrics", "/metrics")):
             console.print(f"{what:10s} {service.url}{path}")
         console.print(f"{'log':10s} {service.log}")

@@ -24,6 +24,15 @@ class RunningService:
     pid: int
     log: Path
 
+    def proportional_bytes(self) -> int:
+        """Return the proportional set size of the process: private pages plus its share of shared ones."""
+        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        return 1024 * int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1])
+
+    def has_torch(self) -> bool:
+        """Return whether the process has mapped any library of torch."""
+        return "libtorch" in Path(f"/proc/{self.pid}/maps").read_text()
+
 
 def refuse_taken_port(host: str, port: int) -> None:
     """Raise ConfigError when something already listens on `host:port`."""
@@ -39,7 +48,13 @@ def refuse_taken_port(host: str, port: int) -> None:
 
 @contextmanager
 def running_service(
-    *, store: Path, experiment: Path, state: Path, host: str, port: int, ready_within_seconds: float = 60.0
+    *,
+    store: Path,
+    experiment: Path | None,
+    state: Path,
+    host: str,
+    port: int,
+    ready_within_seconds: float = 60.0,
 ) -> Iterator[RunningService]:
     """Start `slimctr serve` and yield once `/readyz` answers 200; on exit drain it and wait.
 
@@ -51,17 +66,10 @@ def running_service(
         "SLIMCTR_STATE_URL": f"sqlite:///{state / 'state.db'}",
         "SLIMCTR_DRAIN_DELAY_S": "0",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "slimctr",
-        "serve",
-        "--store",
-        str(store),
-        "--experiment",
-        str(experiment),
-    ]
-    command += ["--host", host, "--port", str(port), "--insecure"]
+    command = [sys.executable, "-m", "slimctr", "serve", "--store", str(store), "--insecure"]
+    command += ["--host", host, "--port", str(port)]
+    if experiment is not None:
+        command += ["--experiment", str(experiment)]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, start_new_session=True)
     service = RunningService(f"http://{host}:{port}", process.pid, log)
