@@ -84,8 +84,10 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _include_routes(app: FastAPI) -> None:
-    # First, because routes are tried in this order; the two scoring routers authorize the request themselves.
-    for router in (predict.router, oip.infer, health.router, problems.router, oip.health):
+    # First, because routes are tried in this order; these two authorize the request themselves.
+    predict.add_route(app.router)
+    oip.add_infer_routes(app.router)
+    for router in (health.router, problems.router, oip.health):
         app.include_router(router)
     for router in (oip.models, oip.repository, models.router, models.control):
         app.include_router(router)

@@ -121,10 +121,15 @@ class Compute:
         self._turns: deque[BatchQueue] = deque()
         self._scheduled = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether every thread has a batch."""
+        return self._running >= self._threads
+
     def offer(self, queue: "BatchQueue") -> None:
         """Let `queue` run as soon as a thread is free; it must not be offered twice."""
         self._turns.append(queue)
-        if not self._scheduled and self._running < self._threads:
+        if not self._scheduled and not self.busy:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._dispatch)
 
@@ -134,7 +139,7 @@ class Compute:
 
     def _dispatch(self) -> None:
         self._scheduled = False
-        while self._running < self._threads and self._turns:
+        while self._turns and not self.busy:
             queue = self._turns.popleft()
             execution = queue.take()
             if queue.offered:
@@ -199,7 +204,8 @@ class BatchQueue:
         request.timer = loop.call_later(deadline_s - now, self._expire, request)
         self._waiting.append(request)
         self.waiting_rows += rows
-        self._announce()
+        if self.offered or self.compute.busy:  # else it runs in this very turn of the loop
+            self._announce()
         if not self.offered:
             self.offered = True
             self.compute.offer(self)

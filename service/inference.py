@@ -116,12 +116,16 @@ class Inference:
             variant=assignment.variant,
             experiment=assignment.experiment,
         )
-        with version.leased(), self._metrics.in_flight_requests.labels(model).track_inprogress():
-            try:
-                yield Choice(version, serving, assignment, instruments, target, api)
-            except BaseException as error:
-                self._failed(version, instruments, context, error)
-                raise
+        instruments.in_flight.inc()
+        version.lease()
+        try:
+            yield Choice(version, serving, assignment, instruments, target, api)
+        except BaseException as error:
+            self._failed(version, instruments, context, error)
+            raise
+        finally:
+            version.release()
+            instruments.in_flight.dec()
 
     async def score(
         self,

@@ -13,6 +13,7 @@ class VariantInstruments:
         shown = (model, variant)
         self._failures = metrics.inference_failures_total
         self._served = served
+        self.in_flight = metrics.in_flight_requests.labels(model)
         self.requests = {api: metrics.inference_requests_total.labels(*served, api) for api in ("v1", "v2")}
         self.rows = metrics.inference_rows_total.labels(*served)
         self.executions = metrics.inference_executions_total.labels(*served)
@@ -52,6 +53,8 @@ class VersionInstruments:
 
     def waiting(self, requests: int, rows: int) -> None:
         """Move the gauges of the model by what changed in the queue of this version."""
+        if (requests, rows) == self._waiting:
+            return
         self._pending_requests.inc(requests - self._waiting[0])
         self._pending_rows.inc(rows - self._waiting[1])
         self._waiting = (requests, rows)

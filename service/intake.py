@@ -3,7 +3,8 @@
 import asyncio
 import zlib
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Receive
 
 from service.errors import BadHeader, BadRequest, ReceiveTimeout, TooLarge, UnsupportedMediaType
 from service.settings import Settings
@@ -25,13 +26,11 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         raise UnsupportedMediaType(f"content encoding '{encoding}' is not read; send gzip, deflate or none")
     try:
         async with asyncio.timeout(settings.receive_timeout_s):
-            body = await _read_stream(request, settings.max_body_bytes)
+            body = await _read_messages(request.receive, settings.max_body_bytes)
     except TimeoutError as error:
         raise ReceiveTimeout(
             f"the body did not arrive within {settings.receive_timeout_s} s (receive_timeout_s)"
         ) from error
-    except ClientDisconnect as error:
-        raise BadRequest("the connection was closed before the body was complete") from error
     if encoding == "identity":
         return body
     return decompress(body, encoding, min(settings.max_decompressed_bytes, MAX_EXPANSION * len(body)))
@@ -77,12 +76,17 @@ def _check_announced_length(header: str | None, max_bytes: int) -> None:
         raise TooLarge(f"the body of {header} bytes is above max_body_bytes ({max_bytes})")
 
 
-async def _read_stream(request: Request, max_bytes: int) -> bytes:
+async def _read_messages(receive: Receive, max_bytes: int) -> bytes:
     chunks = []
     size = 0
-    async for chunk in request.stream():
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the connection was closed before the body was complete")
+        chunk: bytes = message.get("body", b"")
         size += len(chunk)
         if size > max_bytes:
             raise TooLarge(f"the body is above max_body_bytes ({max_bytes})")
         chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if not message.get("more_body", False):
+            return chunk if len(chunks) == 1 else b"".join(chunks)

@@ -1,8 +1,6 @@
 """One model version in this process: its state, its leases and what it reports about itself."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -116,14 +114,13 @@ class Version:
             raise NotReady(f"model '{self.model}' version {self.number} is {self.state}{reason}")
         return self.serving
 
-    @contextmanager
-    def leased(self) -> Iterator[None]:
-        """Keep the version loaded for the length of one request."""
+    def lease(self) -> None:
+        """Keep the version loaded until `release`: once per request, both ways."""
         self.leases += 1
         self.idle.clear()
-        try:
-            yield
-        finally:
-            self.leases -= 1
-            if self.leases == 0:
-                self.idle.set()
+
+    def release(self) -> None:
+        """Give back a lease; with the last one the version may be closed."""
+        self.leases -= 1
+        if self.leases == 0:
+            self.idle.set()

@@ -37,7 +37,6 @@ PATH_PARAMETERS = [
 ]
 
 health = APIRouter(tags=["open inference protocol"])
-infer = APIRouter(route_class=DirectRoute, tags=["open inference protocol"])
 models = APIRouter(tags=["open inference protocol"], dependencies=[Depends(requires("infer"))])
 repository = APIRouter(tags=["open inference protocol"], dependencies=[Depends(requires("admin"))])
 
@@ -61,19 +60,27 @@ async def ready(request: Request) -> Document:
     return {"ready": True, "live": True}
 
 
-@infer.post(
-    "/v2/models/{model}/infer",
-    openapi_extra={"requestBody": INFER_BODY, "parameters": PATH_PARAMETERS[:1]},
-)
+def add_infer_routes(router: APIRouter) -> None:
+    """Add the two scoring paths to the application's own router, as `/v1/predict` is."""
+    for path, endpoint, parameters in (
+        ("/v2/models/{model}/infer", infer_model, PATH_PARAMETERS[:1]),
+        ("/v2/models/{model}/versions/{version}/infer", infer_version, PATH_PARAMETERS),
+    ):
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            tags=["open inference protocol"],
+            openapi_extra={"requestBody": INFER_BODY, "parameters": parameters},
+            route_class_override=DirectRoute,
+        )
+
+
 async def infer_model(request: Request) -> Response:
     """Score encoded ids; the experiment or the label `stable` names the version."""
     return await _infer(request, None)
 
 
-@infer.post(
-    "/v2/models/{model}/versions/{version}/infer",
-    openapi_extra={"requestBody": INFER_BODY, "parameters": PATH_PARAMETERS},
-)
 async def infer_version(request: Request) -> Response:
     """Score encoded ids with one version."""
     return await _infer(request, request.path_params["version"])

@@ -18,15 +18,21 @@ from service.wire.documents import PREDICT_FORMS, PredictAnswer
 FORMS = [{"$ref": f"#/components/schemas/{form.__name__}"} for form in PREDICT_FORMS]
 REQUEST_BODY = {"required": True, "content": {"application/json": {"schema": {"oneOf": FORMS}}}}
 
-router = APIRouter(route_class=DirectRoute, tags=["scoring"])
+
+def add_route(router: APIRouter) -> None:
+    """Add the path to the application's own router: an included one would cost every request a second look-up."""
+    router.add_api_route(
+        "/v1/predict",
+        predict,
+        methods=["POST"],
+        tags=["scoring"],
+        summary="Score rows, columns or a slate",
+        response_model=PredictAnswer,
+        openapi_extra={"requestBody": REQUEST_BODY},
+        route_class_override=DirectRoute,
+    )
 
 
-@router.post(
-    "/v1/predict",
-    summary="Score rows, columns or a slate",
-    response_model=PredictAnswer,
-    openapi_extra={"requestBody": REQUEST_BODY},
-)
 async def predict(request: Request) -> Response:
     """Return one click probability per row, in the order of the rows."""
     authorize(request, "infer")

@@ -122,13 +122,14 @@ def test_the_old_version_stays_until_its_last_request_is_done(tmp_path: Path) ->
 
     async def test(case: Case) -> None:
         old = case.pool.version("ctr", 1)
-        with old.leased():
-            build_artifact(tmp_path, label="stable")
-            await case.pool._look()
-            await case.pool._until(lambda: case.pool.labels("ctr") == {"stable": 2})
-            assert old.state is State.UNLOADING
-            assert old.serving is not None
-            assert len(old.serving.scorer.logits(old.serving.scorer.golden.batch)) > 0
+        old.lease()
+        build_artifact(tmp_path, label="stable")
+        await case.pool._look()
+        await case.pool._until(lambda: case.pool.labels("ctr") == {"stable": 2})
+        assert old.state is State.UNLOADING
+        assert old.serving is not None
+        assert len(old.serving.scorer.logits(old.serving.scorer.golden.batch)) > 0
+        old.release()
         await case.pool.settled()
         assert case.states() == {2: State.READY}
 
