@@ -25,6 +25,7 @@ def rows_of_one_slate(count: int) -> list[dict[str, object]]:
     return [{**row, **shared} for row in raw_rows(count, seed=5)]
 
 
+@pytest.mark.promise(19)
 def test_every_encoding_gives_the_same_bits(service: LiveService) -> None:
     rows = rows_of_one_slate(ROWS)
     columns = {field.name: [row[field.name] for row in rows] for field in SCHEMA.fields}

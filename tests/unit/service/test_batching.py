@@ -271,6 +271,7 @@ def test_the_observer_sees_the_queue_grow_and_empty(compute: Compute) -> None:
     assert observer.executions == [("v", 1), ("v", 2)]
 
 
+@pytest.mark.promise(9)
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 12), min_size=1, max_size=12),
