@@ -22,6 +22,7 @@ def publish(
     Example: slimctr publish --run runs/small --store ./models --name deepfm --label canary
     """
     from rich.console import Console
+    from rich.table import Column, Table
 
     from model_store.store import ModelStore
     from slimctr.export import publish_run
@@ -32,18 +33,19 @@ def publish(
         version = publish_run(
             load_run(run), ModelStore(store), name, label, data=data, announce=status.update
         )
-    sizes = version.manifest.bytes
-    artifact = version.manifest.artifact_bytes
+    sizes, artifact = version.manifest.bytes, version.manifest.artifact_bytes
     console.print(f"{name}@{version.version}" + (f" = {name}@{label}" if label else ""), markup=False)
-    console.print(
-        f"payload {sizes.payload:,} bytes "
-        f"({sizes.original_payload / sizes.payload:.2f} times smaller than the float original), "
-        f"artifact {artifact:,} bytes ({sizes.original_artifact / artifact:.2f} times)"
-    )
+    table = Table("bytes", Column("here", justify="right"), Column("float original", justify="right"), "ratio")
+    for kind, here, original in (
+        ("payload", sizes.payload, sizes.original_payload),
+        ("artifact", artifact, sizes.original_artifact),
+    ):
+        table.add_row(kind, f"{here:,}", f"{original:,}", f"{original / here:.2f}")
     for component, size in sizes.artifact_by_component.items():
-        console.print(f"  {component:14s} {size:>14,}")
+        table.add_row(f"  {component}", f"{size:,}")
+    console.print(table)
     parity = version.parity
     console.print(
-        f"engine against torch: |Δlogit| {parity.golden_logit:.1e} on the golden rows, {parity.logit:.1e} "
-        f"on {parity.rows:,} validation rows"
+        f"engine against torch, largest |Δlogit|: golden rows {parity.golden_logit:.1e}, "
+        f"{parity.rows:,} validation rows {parity.logit:.1e}"
     )

@@ -37,7 +37,9 @@ def feature_pca(model: CtrModel, data: CompressionData, config: FeaturePcaSettin
     if ranks:
         train = data.split("train")
         rows = min(len(train), config.statistics_rows or len(train))
-        moments = output_moments(model, list(ranks), train.in_order(STATISTICS_BATCH_ROWS), rows)
+        spread = torch.arange(rows) * len(train) // rows  # a log in time order must not be cut short
+        batches = (train.take(index) for index in spread.split(STATISTICS_BATCH_ROWS))
+        moments = output_moments(model, list(ranks), batches)
         for index, rank in ranks.items():
             linear = model.backbone.mlp.blocks[index].linear
             weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
@@ -51,10 +53,8 @@ def feature_pca(model: CtrModel, data: CompressionData, config: FeaturePcaSettin
     )
 
 
-def output_moments(
-    model: CtrModel, layers: list[int], batches: Iterable[Batch], rows: int
-) -> dict[int, Moments]:
-    """Moments of the outputs (before batch-norm and ReLU) of MLP layers, all in one pass over `rows` rows.
+def output_moments(model: CtrModel, layers: list[int], batches: Iterable[Batch]) -> dict[int, Moments]:
+    """Moments of the outputs (before batch-norm and ReLU) of MLP layers, all in one pass over the rows.
 
     The model runs in evaluation mode: dropout off, batch-norm on its running statistics.
     """
@@ -71,11 +71,7 @@ def output_moments(
     try:
         with torch.inference_mode():
             for batch in batches:
-                part = min(rows, len(batch.labels))
-                model(batch.ids[:part], tuple((v[: o[part]], o[: part + 1]) for v, o in batch.bags))
-                rows -= part
-                if rows == 0:
-                    break
+                model(batch.ids, batch.bags)
     finally:
         for hook in hooks:
             hook.remove()

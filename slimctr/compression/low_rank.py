@@ -37,7 +37,7 @@ class LowRankSettings(Settings):
     table_budget: Annotated[float, Field(gt=0, lt=1)] = 0.25
     mlp: bool = True
     mlp_rank_ratio: Annotated[float, Field(gt=0, lt=1)] = RANK_SHARE
-    first_layer: bool = False
+    first_layer_ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     pair: Pair = "pair_linear"
 
 
@@ -60,11 +60,11 @@ def layer_ranks(spec: ModelSpec, config: LowRankSettings) -> dict[int, int]:
     """Ranks of the hidden layers that are worth factoring, by position; layer 1 only when asked for."""
     if not config.mlp:
         return {}
-    first = 0 if config.first_layer else 1
+    ratios = [config.first_layer_ratio] + [config.mlp_rank_ratio] * (len(spec.layers) - 1)
     ranks = {
-        index: max(1, round(config.mlp_rank_ratio * layer.outputs))
-        for index, layer in enumerate(spec.layers)
-        if index >= first
+        index: max(1, round(ratio * spec.layers[index].outputs))
+        for index, ratio in enumerate(ratios)
+        if ratio is not None
     }
     return {index: rank for index, rank in ranks.items() if layer_pays(spec.layers[index], rank)}
 

@@ -16,9 +16,21 @@ class Recipe:
     steps: Mapping[str, Mapping[str, Any]]
 
 
+_LAYERS_ALONE = {"tables": False, "epochs": 0, "statistics_rows": 20_000}
 RECIPES: dict[str, Recipe] = {
-    "rows8": Recipe("tables in 8 bits a value; the network as it is", {"ptq": {"bits": 8}}),
-    "rows4": Recipe("tables in 4 bits a value; the network as it is", {"ptq": {"bits": 4}}),
+    "rows8": Recipe("tables in 8 bits a value, the network as it is", {"ptq": {"bits": 8}}),
+    "rows4": Recipe("tables in 4 bits a value, the network as it is", {"ptq": {"bits": 4}}),
+    "compact8": Recipe(
+        "tables in 8 bits a value, layers 2 and up in two factors; no training",
+        {"feature_pca": {**_LAYERS_ALONE, "mlp_rank_ratio": 0.08}, "ptq": {"bits": 8}},
+    ),
+    "compact4": Recipe(
+        "tables in 4 bits a value, every hidden layer in two factors; no training",
+        {
+            "feature_pca": {**_LAYERS_ALONE, "mlp_rank_ratio": 0.05, "first_layer_ratio": 0.08},
+            "ptq": {"bits": 4},
+        },
+    ),
 }
 
 

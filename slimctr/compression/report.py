@@ -1,6 +1,6 @@
 """What compression changed: bytes, quality and scores of a model beside its parent and its float original."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,33 +98,28 @@ def build_report(models: Mapping[str, Candidate]) -> dict[str, Any]:
 
 
 def report_table(report: Mapping[str, Any]) -> Table:
-    """Lay a report out for a terminal, one line per model."""
-    table = Table(title="on test rows; ratios and logit differences of the compressed model to that line")
-    for heading in (
-        "model",
-        "payload",
-        "model bytes",
-        "ratio",
-        "AUC",
-        "logloss",
-        "NE",
-        "calibration",
-        "|Δlogit| mean",
-        "p99",
-    ):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    for name, entry in report.items():
-        test, gap = entry["test"], entry.get("fidelity")
-        table.add_row(
-            name,
-            f"{entry['bytes']['payload']:,}",
-            f"{entry['bytes']['total']:,}",
-            f"{entry['ratio_model']:.2f}" if gap else "",
-            f"{test['auc']:.5f}",
-            f"{test['logloss']:.5f}",
-            f"{test['ne']:.4f}",
-            f"{test['calibration']:.4f}",
-            f"{gap['mean_abs_logit_difference']:.4f}" if gap else "",
-            f"{gap['p99_abs_logit_difference']:.4f}" if gap else "",
-        )
+    """Lay a report out for a terminal of 80 columns: one column per model, one line per figure of its test rows."""
+    table = Table()
+    table.add_column("test rows")
+    for name in report:
+        table.add_column(name, justify="right")
+    for title, figure in _FIGURES.items():
+        table.add_row(title, *(figure(entry) for entry in report.values()))
     return table
+
+
+def _gap(key: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda entry: f"{entry['fidelity'][key]:.4f}" if "fidelity" in entry else ""
+
+
+_FIGURES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "payload bytes": lambda entry: f"{entry['bytes']['payload']:,}",
+    "model bytes": lambda entry: f"{entry['bytes']['total']:,}",
+    "times the compressed": lambda entry: f"{entry['ratio_model']:.2f}" if "fidelity" in entry else "",
+    "AUC": lambda entry: f"{entry['test']['auc']:.5f}",
+    "logloss": lambda entry: f"{entry['test']['logloss']:.5f}",
+    "NE": lambda entry: f"{entry['test']['ne']:.4f}",
+    "calibration": lambda entry: f"{entry['test']['calibration']:.4f}",
+    "|Δlogit|, mean": _gap("mean_abs_logit_difference"),
+    "|Δlogit|, p99": _gap("p99_abs_logit_difference"),
+}

@@ -70,7 +70,7 @@ def test_original_serves_the_scores_of_its_run(run, dataset, store, original):
         ("ptq", {"bits": 4}),
         ("ptq", {"bits": 2, "wide_bits": 32}),
         ("feature_pca", {"pair": "pair_relu", "epochs": 1}),
-        ("feature_pca+ptq", {"ptq": {"bits": 4}, "feature_pca": {"first_layer": True, "epochs": 0}}),
+        ("feature_pca+ptq", {"ptq": {"bits": 4}, "feature_pca": {"first_layer_ratio": 0.25, "epochs": 0}}),
     ],
 )
 def test_every_method_serves_the_scores_of_its_run(method, settings, run, dataset, store, tmp_path):
