@@ -7,6 +7,7 @@ import pytest
 import tritonclient.http as triton
 from artifacts import SCHEMA, build_artifact, raw_rows
 from live_service import LiveService, live_service
+from triton_http import triton_client
 
 ROWS = 200
 
@@ -45,17 +46,16 @@ def test_every_encoding_gives_the_same_bits(service: LiveService) -> None:
         "tags.values": batch.bags[0].values.astype(np.int64),
         "tags.offsets": batch.bags[0].offsets.astype(np.int64),
     }
-    client = triton.InferenceServerClient(f"{service.host}:{service.port}")
-    for binary in (True, False):
-        inputs = []
-        for name, values in tensors.items():
-            inputs.append(triton.InferInput(name, list(values.shape), "INT64"))
-            inputs[-1].set_data_from_numpy(values, binary_data=binary)
-        outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("pctr", "logit")]
-        result = client.infer("ctr", inputs, outputs=outputs)
-        np.testing.assert_array_equal(result.as_numpy("pctr")[:, 0], scores["scores"])
-        np.testing.assert_array_equal(result.as_numpy("logit")[:, 0], scores["logits"])
-    client.close()
+    with triton_client(service.host, service.port) as client:
+        for binary in (True, False):
+            inputs = []
+            for name, values in tensors.items():
+                inputs.append(triton.InferInput(name, list(values.shape), "INT64"))
+                inputs[-1].set_data_from_numpy(values, binary_data=binary)
+            outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("pctr", "logit")]
+            result = client.infer("ctr", inputs, outputs=outputs)
+            np.testing.assert_array_equal(result.as_numpy("pctr")[:, 0], scores["scores"])
+            np.testing.assert_array_equal(result.as_numpy("logit")[:, 0], scores["logits"])
 
 
 def test_a_slate_of_200_and_a_batch_of_1000_rows(service: LiveService) -> None:

@@ -11,6 +11,7 @@ import tritonclient.http as triton
 import yaml
 from artifacts import build_artifact, raw_rows
 from live_service import LiveService, live_service
+from triton_http import triton_client
 
 
 def experiment_file(folder: Path, **changes: Any) -> Path:
@@ -86,7 +87,7 @@ def test_the_protocol_takes_the_unit_as_a_parameter(service: LiveService) -> Non
     for name, values in tensors.items():
         inputs.append(triton.InferInput(name, list(values.shape), "INT64"))
         inputs[-1].set_data_from_numpy(values)
-    with triton.InferenceServerClient(f"{service.host}:{service.port}") as client:
+    with triton_client(service.host, service.port) as client:
         for number in range(10):
             unit = f"u{number}"
             parameters = client.infer("ctr", inputs, parameters={"unit_id": unit}).get_response()[

@@ -10,6 +10,7 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from artifacts import build_artifact
 from live_service import LiveService, live_service
+from triton_http import triton_client
 from tritonclient.utils import InferenceServerException
 
 IDS = np.array([[1, 2, 3, 4], [5, 6, -1, 8], [0, 900, 2, 1]], np.int64)
@@ -26,7 +27,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
 
 @pytest.fixture
 def client(service: LiveService) -> Iterator[triton.InferenceServerClient]:
-    with triton.InferenceServerClient(f"{service.host}:{service.port}") as made:
+    with triton_client(service.host, service.port) as made:
         yield made
 
 
@@ -94,7 +95,7 @@ def test_one_requested_output(client: triton.InferenceServerClient) -> None:
 
 
 def test_asynchronous_calls_of_the_threaded_client(service: LiveService) -> None:
-    with triton.InferenceServerClient(f"{service.host}:{service.port}", concurrency=4) as client:
+    with triton_client(service.host, service.port, concurrency=4) as client:
         pending = [client.async_infer("ctr", inputs(IDS)) for _ in range(8)]
         for request in pending:
             assert request.get_result().as_numpy("pctr").shape == (3, 1)
