@@ -18,7 +18,7 @@ from slimctr.export import publish_run
 from slimctr.training import RichProgress, TrainConfig, load_run, read_settings, train
 
 ORIGINAL = "original"
-RECIPES = ("rows8", "rows4")
+RECIPES = ("rows8", "compact8", "compact4")
 """Recipes of `slimctr compress`; each becomes a variant with the recipe's name as its label."""
 
 SYNTHETIC = SyntheticSpec(rows=250_000, ids=100_000, seed=1)

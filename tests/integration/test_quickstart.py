@@ -1,3 +1,4 @@
+import re
 import socket
 
 import numpy as np
@@ -28,4 +29,5 @@ def test_the_demo_trains_compresses_publishes_serves_and_compares(tmp_path, free
     assert all(line.payload_bytes < lines[0].payload_bytes for line in lines[1:])
     printed = capsys.readouterr().out
     assert "/dashboard" in printed
-    assert "served by the experiment: original" in printed
+    assert re.search(rf"served by the experiment: {RECIPES[-1]} [\d,]+ rows, {ORIGINAL} [\d,]+ rows", printed)
+    assert "without torch" in printed

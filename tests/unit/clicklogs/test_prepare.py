@@ -128,11 +128,11 @@ def test_stream_gives_the_rows_of_load(write, tmp_path):
 
 
 def test_raw_test_keeps_at_most_50_000_rows(tmp_path):
-    spec = SyntheticSpec(rows=30_000, cardinalities=(3, 4))
+    spec = SyntheticSpec(rows=60_000, cardinalities=(3, 4))
     cut = SplitRule((0.05, 0.05, 0.9), "time")
     dataset = prepare(PrepareSettings("synthetic", split=cut, synthetic=spec), tmp_path / "out")
     assert pq.read_metadata(tmp_path / "out" / "raw_test.parquet").num_rows == 50_000
-    rows, labels = dataset.raw_test(50_000)
+    rows, labels = dataset.raw_test(100_000)
     assert len(rows) == len(labels) == 50_000
     assert (dataset.encoder().encode_rows(rows).ids == dataset.load("test").batch.ids[:50_000]).all()
 
