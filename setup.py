@@ -13,6 +13,7 @@ class BuildKernels(build_ext):
     """Compile with the system's C compiler, else with the one inside the `ziglang` wheel."""
 
     def build_extensions(self) -> None:
+        """Choose the compiler, then build."""
         system_compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
         if shutil.which(system_compiler) is None:
             # Zig compiles for this very CPU unless told otherwise; a wheel must run on any.
@@ -29,7 +30,14 @@ setup(
             "slimctr.native._kernels",
             sources=["slimctr/native/lookup.c", "slimctr/native/keys.c"],
             depends=["slimctr/native/kernels.h"],
-            extra_compile_args=["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"],
+            extra_compile_args=[
+                "-O3",
+                "-std=c11",
+                "-ffp-contract=off",
+                "-fno-math-errno",
+                "-Wall",
+                "-Wextra",
+            ],
         )
     ],
     cmdclass={"build_ext": BuildKernels},
