@@ -35,7 +35,9 @@ def publish(
         )
     sizes, artifact = version.manifest.bytes, version.manifest.artifact_bytes
     console.print(f"{name}@{version.version}" + (f" = {name}@{label}" if label else ""), markup=False)
-    table = Table("bytes", Column("here", justify="right"), Column("float original", justify="right"), "ratio")
+    table = Table(
+        "bytes", Column("here", justify="right"), Column("float original", justify="right"), "ratio"
+    )
     for kind, here, original in (
         ("payload", sizes.payload, sizes.original_payload),
         ("artifact", artifact, sizes.original_artifact),

@@ -1,6 +1,7 @@
 """`feature_pca`: low rank of what tables and MLP layers put out over the training data."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -60,14 +61,13 @@ def output_moments(model: CtrModel, layers: list[int], batches: Iterable[Batch])
     """
     moments = {index: Moments.empty(model.spec.layers[index].outputs) for index in layers}
 
-    def watch(index: int):
-        def add(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-            moments[index] = moments[index].merged(Moments.of(output.numpy()))
+    def add(index: int, module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
+        moments[index] = moments[index].merged(Moments.of(output.numpy()))
 
-        return model.backbone.mlp.blocks[index].linear.register_forward_hook(add)
-
+    hooks = [
+        model.backbone.mlp.blocks[index].linear.register_forward_hook(partial(add, index)) for index in layers
+    ]
     model.eval()
-    hooks = [watch(index) for index in layers]
     try:
         with torch.inference_mode():
             for batch in batches:

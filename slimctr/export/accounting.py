@@ -32,7 +32,11 @@ def count_bytes(spec: ModelSpec, tables: StoredTables, folder: Path) -> Bytes:
     }
     original_payload = 4 * sum(spec.rows) * (spec.dim + (1 if spec.wide else 0))
     original_tables = original_payload + _float_header_bytes(spec)
-    original_network = _float_network_bytes(_without_compression(spec).model_dump_json())
+    original_network = (
+        _float_network_bytes(_float_twin(spec).model_dump_json())
+        if _is_compressed(spec)
+        else sizes[NETWORK_FILE]
+    )
     return Bytes(
         payload=payload,
         payload_by_role=tables.payload_by_role,
@@ -42,7 +46,14 @@ def count_bytes(spec: ModelSpec, tables: StoredTables, folder: Path) -> Bytes:
     )
 
 
-def _without_compression(spec: ModelSpec) -> ModelSpec:
+def _is_compressed(spec: ModelSpec) -> bool:
+    return any(
+        part.kind not in ("float", "identity", "linear")
+        for part in (*spec.tables, *spec.wide, *spec.expands, *spec.layers)
+    )
+
+
+def _float_twin(spec: ModelSpec) -> ModelSpec:
     """The float model of the same shape with tables of one row, which its network does not see."""
     return float_spec(
         spec.network,
