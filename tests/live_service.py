@@ -71,6 +71,7 @@ def live_service(
         "state_url": f"sqlite:///{state}/state.sqlite3",
         "drain_delay_s": 0,
         "label_poll_seconds": 0.05,
+        "default_deadline_ms": 10_000,  # slow machines are no reason to fail
     }
     config = Settings(**{**defaults, **settings})
     app = create_app(config)

@@ -24,11 +24,11 @@ class Served:
 
     def __init__(self, store: Path, *arguments: str, **variables: str) -> None:
         command = [sys.executable, "-m", "slimctr", "serve", "--store", str(store), "--port", "0", *arguments]
-        environment = {
-            **os.environ,
+        defaults = {
             "SLIMCTR_STATE_URL": f"sqlite:///{store.parent}/state.sqlite3",
-            **variables,
+            "SLIMCTR_DEFAULT_DEADLINE_MS": "10000",  # slow machines are no reason to fail
         }
+        environment = {**os.environ, **defaults, **variables}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True
         )
