@@ -1,5 +1,6 @@
 """docs/training.md describes every setting with its true default, every network setting and every preset."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from slimctr.networks import NETWORKS
 from slimctr.training import TrainConfig, preset_names
 
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "training.md").read_text()
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in PAGE.splitlines()
@@ -45,3 +47,23 @@ def test_no_row_describes_a_setting_that_is_gone():
     settings = {key.strip("`") for key in FIRST_CELLS if key.startswith("`")}
     params = {name for network in NETWORKS.values() for name in network.Params.model_fields}
     assert settings == set(TrainConfig.model_fields) | params | set(preset_names())
+
+
+def test_the_measured_table_is_the_results_file():
+    runs = json.loads((ROOT / "benchmarks" / "results" / "frappe_originals.json").read_text())["runs"]
+    expected = [
+        [
+            f"{run['preset']}, {run['network']}, {run['seed']}",
+            f"{run['test']['auc']:.5f}",
+            f"{run['published_test_auc']:.5f}",
+            f"{run['test']['logloss']:.5f}",
+            f"{run['test']['calibration']:.4f}",
+            f"{run['valid']['auc']:.5f}",
+            str(run["epochs"]),
+            f"{run['cpu_seconds']:.0f}",
+        ]
+        for run in runs
+    ]
+    assert [
+        row for row in ROWS if row[0].count(", ") == 2 and row[0].startswith(tuple(preset_names()))
+    ] == expected
