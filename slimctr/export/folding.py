@@ -24,8 +24,9 @@ def fold_network(model: CtrModel) -> FoldedNetwork:
     """Return the network of `model` for export; `model` itself is not changed.
 
     - All expands become one matrix (sum of d_f, F*D) and one offset.
-    - Layer 1 of the MLP is multiplied by that matrix when it reads the embeddings alone, and then takes the
-      stored codes: W1' = W1 M^T, w0' = w0 + W1 offset. Interactions keep reading D-wide embeddings.
+    - Layer 1 of the MLP is multiplied by that matrix where the backbone lets it read the embeddings, and then
+      takes the stored codes: W1' = W1 M^T, w0' = w0 + W1 offset. Further inputs of layer 1 (the products of
+      IPNN) keep their columns. Interactions keep reading D-wide embeddings.
     - A batch-norm is folded into the linear map before it, the correction for negative down-sampling into
       the bias of the head. The function is the same up to float32 rounding. Products are taken in float64.
     """
@@ -37,7 +38,7 @@ def fold_network(model: CtrModel) -> FoldedNetwork:
     if not twin.expands.is_identity:
         matrix, offset = twin.expands.block()
         twin.expands = FrozenExpands(matrix, offset)
-        if model.spec.layers[0].inputs == matrix.shape[1]:
+        if backbone.mlp_reads_embeddings:
             block = backbone.mlp.blocks[0]
             block.linear = _on_codes(block.linear, matrix, offset)
             twin.mlp_on_codes = True
@@ -51,14 +52,16 @@ def fold_network(model: CtrModel) -> FoldedNetwork:
 
 
 def _on_codes(linear: nn.Linear | PairLinear, matrix: Tensor, offset: Tensor) -> nn.Linear | PairLinear:
-    """Return `linear` for the codes z instead of the embeddings z @ matrix + offset."""
+    """Return `linear` for the codes z instead of the embeddings z @ matrix + offset, its leading inputs."""
     if isinstance(linear, PairLinear):
         linear.first = _on_codes(linear.first, matrix, offset)
         return linear
-    weight = linear.weight.double()
-    folded = nn.Linear(matrix.shape[0], linear.out_features)
+    codes, embedded = matrix.shape
+    weight = linear.weight[:, :embedded].double()
+    folded = nn.Linear(codes + linear.in_features - embedded, linear.out_features)
     folded.requires_grad_(False)
-    folded.weight.copy_(weight @ matrix.double().T)
+    folded.weight[:, :codes] = weight @ matrix.double().T
+    folded.weight[:, codes:] = linear.weight[:, embedded:]
     folded.bias.copy_(linear.bias.double() + weight @ offset.double())
     return folded
 

@@ -1,6 +1,14 @@
 """CTR networks in torch: specification, tables, expands, layers and backbones."""
 
-from slimctr.networks.expand import Affine, Expands, FrozenExpands, Identity
+from slimctr.networks.expand import (
+    Affine,
+    Expands,
+    FrozenExpands,
+    Identity,
+    Projection,
+    Scatter,
+    scatter_matrix,
+)
 from slimctr.networks.layers import Linear, Mlp, PairLinear, PairRelu
 from slimctr.networks.model import NETWORKS, CtrModel, TensorBag, build_model, float_spec, network_params
 from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, TableSpec
@@ -21,10 +29,13 @@ __all__ = [
     "ModelSpec",
     "PairLinear",
     "PairRelu",
+    "Projection",
     "QuantizedTable",
+    "Scatter",
     "TableSpec",
     "TensorBag",
     "build_model",
     "float_spec",
     "network_params",
+    "scatter_matrix",
 ]

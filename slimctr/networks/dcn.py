@@ -3,23 +3,22 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from slimctr.networks.backbone import Backbone
 from slimctr.networks.interactions import CrossV1
-from slimctr.networks.layers import Linear, Mlp
+from slimctr.networks.layers import Linear
 from slimctr.networks.params import CrossParams
 from slimctr.networks.spec import LayerSpec
 
 
-class Dcn(nn.Module):
+class Dcn(Backbone):
     """logit = head([cross(x), MLP(x)])."""
 
     Params = CrossParams
-    has_wide = False
 
     def __init__(self, fields: int, dim: int, layers: Sequence[LayerSpec], params: CrossParams) -> None:
-        super().__init__()
-        self.mlp = Mlp(layers, params.batch_norm, params.dropout)
+        super().__init__(layers, params)
         self.cross = CrossV1(fields * dim, params.cross_layers)
         self.head = Linear(fields * dim + layers[-1].outputs, 1)
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from slimctr.networks.backbone import Backbone
 from slimctr.networks.interactions import CrossV2
-from slimctr.networks.layers import Linear, Mlp
+from slimctr.networks.layers import Linear
 from slimctr.networks.params import CrossParams, Depth, Share
 from slimctr.networks.spec import LayerSpec
 
@@ -18,15 +19,13 @@ class DcnV2Params(CrossParams):
     dropout: Share = 0.4
 
 
-class DcnV2(nn.Module):
+class DcnV2(Backbone):
     """logit = head([cross(x), MLP(x)]); the low-rank mixture of the paper is not covered."""
 
     Params = DcnV2Params
-    has_wide = False
 
     def __init__(self, fields: int, dim: int, layers: Sequence[LayerSpec], params: DcnV2Params) -> None:
-        super().__init__()
-        self.mlp = Mlp(layers, params.batch_norm, params.dropout)
+        super().__init__(layers, params)
         self.cross = CrossV2(fields * dim, params.cross_layers)
         self.head = Linear(fields * dim + layers[-1].outputs, 1)
 

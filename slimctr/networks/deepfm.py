@@ -2,23 +2,22 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from slimctr.networks.backbone import Backbone
 from slimctr.networks.interactions import factorization_machine
-from slimctr.networks.layers import Linear, Mlp
+from slimctr.networks.layers import Linear
 from slimctr.networks.params import MlpParams
 from slimctr.networks.spec import LayerSpec
 
 
-class DeepFm(nn.Module):
+class DeepFm(Backbone):
     """logit = head(MLP(x)) + FM(x) + sum of the wide values; the bias of the head serves all three."""
 
-    Params = MlpParams
     has_wide = True
 
     def __init__(self, fields: int, dim: int, layers: Sequence[LayerSpec], params: MlpParams) -> None:
-        super().__init__()
-        self.mlp = Mlp(layers, params.batch_norm, params.dropout)
+        super().__init__(layers, params)
         self.head = Linear(layers[-1].outputs, 1)
 
     def forward(self, x: Tensor, mlp_input: Tensor, wide: Tensor) -> Tensor:

@@ -2,22 +2,19 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from slimctr.networks.layers import Linear, Mlp
+from slimctr.networks.backbone import Backbone
+from slimctr.networks.layers import Linear
 from slimctr.networks.params import MlpParams
 from slimctr.networks.spec import LayerSpec
 
 
-class Dnn(nn.Module):
+class Dnn(Backbone):
     """logit = head(MLP(x))."""
 
-    Params = MlpParams
-    has_wide = False
-
     def __init__(self, fields: int, dim: int, layers: Sequence[LayerSpec], params: MlpParams) -> None:
-        super().__init__()
-        self.mlp = Mlp(layers, params.batch_norm, params.dropout)
+        super().__init__(layers, params)
         self.head = Linear(layers[-1].outputs, 1)
 
     def forward(self, x: Tensor, mlp_input: Tensor, wide: Tensor | None) -> Tensor:

@@ -1,6 +1,6 @@
 """From stored rows to embeddings: algebra per field, applied to all fields at once as one block matrix."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,44 @@ class Affine(nn.Module):
         return self.basis.T, self.mean
 
 
+class Scatter(nn.Module):
+    """Stored values are put back at their columns of a zero vector: a constant matrix, nothing to train."""
+
+    matrix: Tensor
+
+    def __init__(self, dim: int, columns: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("matrix", scatter_matrix(dim, columns), persistent=False)
+
+    def block(self) -> tuple[Tensor, Tensor]:
+        """Return the matrix (d, D) that multiplies a row vector from the right, and a zero offset (D,)."""
+        return self.matrix, self.matrix.new_zeros(self.matrix.shape[1])
+
+
+class Projection(nn.Module):
+    """e = P w: `weight` P (D, d), trainable."""
+
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim, rank))
+
+    def block(self) -> tuple[Tensor, Tensor]:
+        """Return the matrix (d, D) that multiplies a row vector from the right, and a zero offset (D,)."""
+        return self.weight.T, self.weight.new_zeros(self.weight.shape[0])
+
+
+Expand = Identity | Affine | Scatter | Projection
+
+
+def scatter_matrix(dim: int, columns: Sequence[int]) -> Tensor:
+    """Return the rows `columns` of the identity matrix: (d, D)."""
+    return torch.eye(dim)[list(columns)]
+
+
 class Expands(nn.ModuleList):
     """One expand per field, run as one matrix: stored codes (B, sum of d_f) give embeddings (B, F*D)."""
 
-    def __init__(self, expands: Iterable[Identity | Affine]) -> None:
+    def __init__(self, expands: Iterable[Expand]) -> None:
         super().__init__(expands)
 
     @property
@@ -73,6 +107,10 @@ class FrozenExpands(nn.Module):
         return torch.addmm(self.offset, codes, self.matrix)
 
 
-def build_expand(spec: ExpandSpec, dim: int) -> Identity | Affine:
-    """Return the expand of one field; an affine one starts at zero."""
-    return Identity(dim) if spec.kind == "identity" else Affine(dim, spec.rank)
+def build_expand(spec: ExpandSpec, dim: int) -> Expand:
+    """Return the expand of one field; what it trains starts at zero."""
+    if spec.columns is not None:
+        return Scatter(dim, spec.columns)
+    if spec.rank is None:
+        return Identity(dim)
+    return Affine(dim, spec.rank) if spec.kind == "affine" else Projection(dim, spec.rank)

@@ -11,12 +11,13 @@ DROPOUT_STEPS = 1 << 16
 
 
 class Linear(nn.Linear):
-    """y = W x + w0, Glorot-normal weights and zero bias at the start."""
+    """y = W x + w0, Glorot-normal weights and zero bias at the start; no w0 with `bias=False`."""
 
     def reset_parameters(self) -> None:
         """Draw the initial weights."""
         nn.init.xavier_normal_(self.weight)
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
 
 class PairLinear(nn.Module):

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from slimctr.errors import ConfigError
+from slimctr.networks.backbone import Backbone
 from slimctr.networks.dcn import Dcn
 from slimctr.networks.dcnv2 import DcnV2
 from slimctr.networks.deepfm import DeepFm
@@ -18,8 +19,6 @@ from slimctr.networks.expand import Expands, build_expand
 from slimctr.networks.params import MlpParams, nearest
 from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, Pooling, TableSpec
 from slimctr.networks.tables import build_table, pool
-
-Backbone = Dnn | DeepFm | Dcn | DcnV2
 
 NETWORKS: dict[str, type[Backbone]] = {"dnn": Dnn, "deepfm": DeepFm, "dcn": Dcn, "dcnv2": DcnV2}
 
@@ -120,10 +119,12 @@ def float_spec(
 ) -> ModelSpec:
     """Return the specification of an uncompressed model: float tables, identity expands, whole layers.
 
-    Raises ConfigError for an unknown network or setting.
+    Raises ConfigError for an unknown network or setting, or too few fields for the network.
     """
     checked = network_params(network, params or {})
-    widths = [len(rows) * dim, *checked.hidden]
+    backbone = NETWORKS[network]
+    _require_fields(network, len(rows))
+    widths = [backbone.mlp_inputs(len(rows), dim), *checked.hidden]
     return ModelSpec(
         network=network,
         dim=dim,
@@ -132,7 +133,7 @@ def float_spec(
         pooling=tuple(pooling),
         params=checked.model_dump(mode="json"),
         tables=tuple(TableSpec(dim=dim) for _ in rows),
-        wide=tuple(TableSpec(dim=1) for _ in rows) if NETWORKS[network].has_wide else (),
+        wide=tuple(TableSpec(dim=1) for _ in rows) if backbone.has_wide else (),
         expands=tuple(ExpandSpec() for _ in rows),
         layers=tuple(LayerSpec(inputs=before, outputs=after) for before, after in pairwise(widths)),
         negative_sampling_rate=negative_sampling_rate,
@@ -150,12 +151,21 @@ def build_model(spec: ModelSpec) -> CtrModel:
         raise ConfigError(
             f"layers of the specification end in widths {outputs}, its params say hidden={params.hidden}"
         )
-    if spec.layers[0].inputs != len(spec.rows) * spec.dim:
+    network, fields = NETWORKS[spec.network], len(spec.rows)
+    _require_fields(spec.network, fields)
+    if spec.layers[0].inputs != (inputs := network.mlp_inputs(fields, spec.dim)):
         raise ConfigError(
             f"layer 1 takes {spec.layers[0].inputs} inputs, "
-            f"but {len(spec.rows)} fields of {spec.dim} give {len(spec.rows) * spec.dim}"
+            f"but {fields} fields of {spec.dim} give {inputs} in network '{spec.network}'"
         )
-    network = NETWORKS[spec.network]
     if network.has_wide != bool(spec.wide):
         raise ConfigError(f"network '{spec.network}' {'needs' if network.has_wide else 'has no'} wide tables")
-    return CtrModel(spec, network(len(spec.rows), spec.dim, spec.layers, params))
+    return CtrModel(spec, network(fields, spec.dim, spec.layers, params))
+
+
+def _require_fields(network: str, fields: int) -> None:
+    if fields < (fewest := NETWORKS[network].fewest_fields):
+        raise ConfigError(
+            f"network '{network}' combines fields in pairs and needs at least {fewest}, got {fields}; "
+            "use 'dnn' for a single field"
+        )

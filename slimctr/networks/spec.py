@@ -31,18 +31,31 @@ class TableSpec(_Record):
 
 
 class ExpandSpec(_Record):
-    """How a stored row becomes an embedding: as it is, or through a basis of `rank` columns and a mean."""
+    """How a stored row becomes an embedding of D values.
 
-    kind: Literal["identity", "affine"] = "identity"
+    `identity`: as it is. `affine`: through a basis of `rank` columns and a mean. `scatter`: its values are put
+    back at `columns`, the rest is zero. `projection`: through a trained matrix of `rank` columns.
+    """
+
+    kind: Literal["identity", "affine", "scatter", "projection"] = "identity"
     rank: Positive | None = None
+    columns: tuple[Annotated[int, Field(ge=0)], ...] | None = None
 
     @model_validator(mode="after")
-    def _affine_has_a_rank(self) -> Self:
-        if (self.kind == "affine") != (self.rank is not None):
+    def _kind_has_its_settings(self) -> Self:
+        ranked = self.kind in ("affine", "projection")
+        if ranked != (self.rank is not None) or (self.kind == "scatter") != (self.columns is not None):
             raise ValueError(
-                f"an affine expand needs 'rank', identity has none (kind={self.kind}, rank={self.rank})"
+                "an affine or projection expand needs 'rank', scatter needs 'columns', and neither takes more "
+                f"(kind={self.kind}, rank={self.rank}, columns={self.columns})"
             )
+        if self.columns is not None and (not self.columns or list(self.columns) != sorted(set(self.columns))):
+            raise ValueError(f"columns of a scatter expand rise, and there is one at least: {self.columns}")
         return self
+
+    def stored_dim(self, dim: int) -> int:
+        """Values that the table of the field stores per row, when embeddings have `dim`."""
+        return len(self.columns) if self.columns is not None else self.rank or dim
 
 
 class LayerSpec(_Record):
@@ -94,10 +107,14 @@ class ModelSpec(_Record):
         if wrong := {name: length for name, length in lengths.items() if length != fields}:
             raise ValueError(f"one entry for each of the {fields} fields expected, got {wrong}")
         for name, table, expand in zip(self.field_names, self.tables, self.expands, strict=True):
-            stored = self.dim if expand.kind == "identity" else expand.rank
-            if table.dim != stored:
+            if table.dim != expand.stored_dim(self.dim):
                 raise ValueError(
-                    f"field '{name}': the table stores {table.dim} columns, its expand takes {stored}"
+                    f"field '{name}': the table stores {table.dim} columns, "
+                    f"its expand takes {expand.stored_dim(self.dim)}"
+                )
+            if expand.columns is not None and expand.columns[-1] >= self.dim:
+                raise ValueError(
+                    f"field '{name}': column {expand.columns[-1]} is outside the embedding width {self.dim}"
                 )
         if any(table.dim != 1 for table in self.wide):
             raise ValueError("wide tables have one column")
