@@ -1,6 +1,6 @@
 import torch
 
-from slimctr.networks import Affine, Expands, FrozenExpands, Identity
+from slimctr.networks import Affine, Expands, FrozenExpands, Identity, Projection, Scatter
 
 
 def mixed() -> Expands:
@@ -45,3 +45,26 @@ def test_basis_and_mean_are_trained():
     expands = mixed()
     expands(torch.randn(5, 9)).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in expands.parameters())
+
+
+def test_scatter_puts_values_back_at_their_columns_exactly():
+    expands = Expands([Scatter(4, (1, 3)), Identity(4), Scatter(4, (0,))])
+    codes = torch.randn(5, 7, generator=torch.Generator().manual_seed(4))
+    expected = torch.zeros(5, 12)
+    expected[:, [1, 3, 4, 5, 6, 7, 8]] = codes
+    assert torch.equal(expands(codes), expected)
+    assert not list(expands.parameters())
+    assert not expands.state_dict()
+    assert not expands.is_identity
+
+
+def test_projection_is_trained_and_starts_where_it_is_put():
+    projection = Projection(3, 2)
+    torch.nn.init.normal_(projection.weight, generator=torch.Generator().manual_seed(5))
+    expands = Expands([Identity(3), projection])
+    codes = torch.randn(5, 5, generator=torch.Generator().manual_seed(6))
+    expected = torch.cat([codes[:, :3], codes[:, 3:] @ projection.weight.T], dim=1)
+    torch.testing.assert_close(expands(codes), expected)
+    expands(codes).sum().backward()
+    assert projection.weight.grad.any()
+    torch.testing.assert_close(FrozenExpands(*expands.block())(codes), expected)
