@@ -3,11 +3,13 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from slimctr import quality
 from slimctr.compression.data import CompressionData, data_of_run
 from slimctr.compression.method import Settings
 from slimctr.compression.recipes import Step, chain
@@ -79,15 +81,28 @@ def _apply(
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         outcome = step.method.apply(model, data, step.config)
-    history = fine_tune(outcome.model, config, step.config, data, progress) if step.config.epochs else []
-    best = max((record.valid_auc for record in history), default=None)
+    history: list[EpochRecord] = []
+    statistics = {**outcome.statistics, "kept_epoch": 0}
+    if step.config.epochs:
+        tuned = fine_tune(outcome.model, config, step.config, data, progress)
+        history = tuned.history
+        statistics |= {"valid_auc_before": tuned.auc_before, "kept_epoch": tuned.kept_epoch}
     record = MethodStep(
         method=step.method.name,
         settings=step.config.model_dump(mode="json"),
         seconds=round(time.perf_counter() - started, 3),
-        statistics={**outcome.statistics, "epochs_trained": len(history), "best_valid_auc": best},
+        statistics=statistics,
     )
     return outcome.model, record, history
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Epochs of a fine-tuning, validation AUC before it, and the epoch whose weights stayed (0: none helped)."""
+
+    history: list[EpochRecord]
+    auc_before: float
+    kept_epoch: int
 
 
 def fine_tune(
@@ -96,26 +111,34 @@ def fine_tune(
     settings: Settings,
     data: CompressionData,
     progress: TrainingProgress | None = None,
-) -> list[EpochRecord]:
-    """Train a compressed model on in place: fresh Adam, log-loss only, the epoch of best validation AUC is
-    kept.
+) -> FineTuning:
+    """Train a compressed model on in place: fresh Adam, log-loss only, the best validation AUC is kept.
 
-    Rows of codes that are integers never move; with `train_codes` false float rows do not move either.
+    When no epoch beats the model as it was, it stays as it was, unless it has `pair_relu` layers, which are not
+    meant to be used untrained. Integer codes never move; with `train_codes` false float rows do not either.
     """
     adjusted = config.changed(
         epochs=settings.epochs,
         learning_rate=config.learning_rate * settings.learning_rate_factor,
         schedule="plateau",
     )
+    valid = data.split("valid")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    auc_before = quality.auc(valid.labels.numpy(), score(model, valid))
     rows = [*model.tables.parameters(), *(model.wide.parameters() if model.wide is not None else ())]
     for parameter in rows:
         parameter.requires_grad_(settings.train_codes)
-    history = fit(model, adjusted, data.split("train"), data.split("valid"), progress=progress)
+    history = fit(model, adjusted, data.split("train"), valid, progress=progress)
     for parameter in rows:
         parameter.requires_grad_(True)
+    best = max(history, key=lambda record: record.valid_auc)
+    needs_training = any(layer.kind == "pair_relu" for layer in model.spec.layers)
+    if best.valid_auc <= auc_before and not needs_training:
+        model.load_state_dict(before)
+        return FineTuning(history, auc_before, 0)
     if settings.train_codes:
         set_untrained_oov_rows(model, data.counts)
-    return history
+    return FineTuning(history, auc_before, best.epoch)
 
 
 def _ancestors(run: Run) -> list[tuple[str, CtrModel]]:

@@ -166,12 +166,12 @@ def _write_files(
 def _require_trained_pairs(run: Run) -> None:
     if not any(layer.kind == "pair_relu" for layer in run.spec.layers):
         return
-    epochs = 0
+    is_trained = False
     for step in reversed(run.lineage.methods):
-        epochs += step.statistics["epochs_trained"]
+        is_trained = is_trained or step.statistics["kept_epoch"] > 0
         if step.statistics.get("pair") == "pair_relu":
             break
-    if epochs == 0:
+    if not is_trained:
         raise ExportError(
             f"run '{run.path}' has pair_relu layers that were never trained: the ReLU between two factors "
             "changes the function until training adapts it; compress again with epochs=1 or more, or with "

@@ -8,7 +8,9 @@ from slimctr.compression import METHODS, RECIPES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compression.md").read_text()
 ROWS = [
-    [cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `")
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in PAGE.splitlines()
+    if line.startswith("| `")
 ]
 SECOND_CELL = {row[0].strip("`"): row[1] for row in ROWS}
 SETTINGS = sorted({(name, key) for name, method in METHODS.items() for key in method.config.model_fields})

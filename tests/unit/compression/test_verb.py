@@ -25,8 +25,8 @@ def test_chain_is_written_into_the_lineage(run, small):
     again = load_run(small.path)
     assert [step.method for step in again.lineage.methods] == ["feature_pca", "ptq"]
     assert again.lineage.methods[0].settings["table_rank"] == 4
-    assert again.lineage.methods[0].statistics["epochs_trained"] == 1
-    assert again.lineage.methods[1].statistics["epochs_trained"] == 0
+    assert again.lineage.methods[0].statistics["kept_epoch"] == 1
+    assert again.lineage.methods[1].statistics["kept_epoch"] == 0
     assert again.lineage.parent == str(run.path)
     assert again.lineage.data_sha256 == run.lineage.data_sha256
     assert again.metrics["test"]["auc"] == small.metrics["test"]["auc"]
@@ -72,11 +72,25 @@ def test_fine_tuning_lowers_the_loss_and_moves_only_what_it_may(run, dataset):
         config = method.configure({"table_rank": 2, "epochs": 1, "train_codes": train_codes})
         model = method.apply(run.model, data, config).model
         codes, basis = model.tables[0].weight.detach().clone(), model.expands[0].basis.detach().clone()
-        history = fine_tune(model, run.config, config, data)
-        assert history[0].learning_rate == pytest.approx(0.1 * run.config.learning_rate)
+        tuned = fine_tune(model, run.config, config, data)
+        assert tuned.kept_epoch == 1
+        assert tuned.history[0].valid_auc > tuned.auc_before
+        assert tuned.history[0].learning_rate == pytest.approx(0.1 * run.config.learning_rate)
         assert torch.equal(codes, model.tables[0].weight) != train_codes
         assert not torch.equal(basis, model.expands[0].basis)
         assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_training_that_does_not_help_is_undone(run, dataset):
+    data = CompressionData(dataset)
+    method = find_method("ptq")
+    config = method.configure({"epochs": 1, "learning_rate_factor": 100})
+    model = method.apply(run.model, data, config).model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tuned = fine_tune(model, run.config, config, data)
+    assert tuned.kept_epoch == 0
+    assert tuned.history[0].valid_auc < tuned.auc_before
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
 def test_unread_oov_rows_follow_the_mean_after_fine_tuning(run, dataset):
