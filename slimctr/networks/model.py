@@ -10,17 +10,34 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from slimctr.errors import ConfigError
+from slimctr.networks.autoint import AutoInt
 from slimctr.networks.backbone import Backbone
 from slimctr.networks.dcn import Dcn
 from slimctr.networks.dcnv2 import DcnV2
 from slimctr.networks.deepfm import DeepFm
 from slimctr.networks.dnn import Dnn
 from slimctr.networks.expand import Expands, build_expand
+from slimctr.networks.fibinet import FiBiNet
+from slimctr.networks.gdcn import Gdcn
+from slimctr.networks.ipnn import Ipnn
+from slimctr.networks.nfm import Nfm
 from slimctr.networks.params import MlpParams, nearest
 from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, Pooling, TableSpec
 from slimctr.networks.tables import build_table, pool
+from slimctr.networks.xdeepfm import XDeepFm
 
-NETWORKS: dict[str, type[Backbone]] = {"dnn": Dnn, "deepfm": DeepFm, "dcn": Dcn, "dcnv2": DcnV2}
+NETWORKS: dict[str, type[Backbone]] = {
+    "dnn": Dnn,
+    "deepfm": DeepFm,
+    "dcn": Dcn,
+    "dcnv2": DcnV2,
+    "ipnn": Ipnn,
+    "autoint": AutoInt,
+    "nfm": Nfm,
+    "fibinet": FiBiNet,
+    "gdcn": Gdcn,
+    "xdeepfm": XDeepFm,
+}
 
 TensorBag = tuple[Tensor, Tensor]
 
