@@ -1,4 +1,4 @@
-"""The data of a run: checked to be the run's own, loaded once, with its usage counts."""
+"""What a method may read: the data of a run, checked and loaded once, its counts, and how it was trained."""
 
 from functools import cache, cached_property
 from pathlib import Path
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from slimctr.clicklogs import Dataset
 from slimctr.errors import ConfigError
-from slimctr.training import Run, TensorSplit
+from slimctr.training import Run, Silent, TensorSplit, TrainConfig, TrainingProgress
 
 
 def data_of_run(run: Run, path: Path | None = None) -> Dataset:
@@ -24,10 +24,17 @@ def data_of_run(run: Run, path: Path | None = None) -> Dataset:
 
 
 class CompressionData:
-    """The splits of a data set as tensors and its training counts, each read when first needed."""
+    """The splits of a data set as tensors and its training counts, each read when first needed.
 
-    def __init__(self, dataset: Dataset) -> None:
+    `training` is the configuration of the run, for methods that train; they tell `progress`.
+    """
+
+    def __init__(
+        self, dataset: Dataset, training: TrainConfig, progress: TrainingProgress | None = None
+    ) -> None:
         self.dataset = dataset
+        self.training = training
+        self.progress = progress or Silent()
         self.split = cache(self._split)
 
     def _split(self, name: str) -> TensorSplit:

@@ -10,6 +10,7 @@ from slimctr.compression.data import CompressionData
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ModelSpec
 from slimctr.networks.params import nearest
+from slimctr.training import TrainConfig
 
 
 class Settings(BaseModel):
@@ -24,6 +25,16 @@ class Settings(BaseModel):
     epochs: Annotated[int, Field(ge=0)]
     learning_rate_factor: Annotated[float, Field(gt=0)] = 0.1
     train_codes: bool = True
+
+    def retraining(self, config: TrainConfig) -> TrainConfig | None:
+        """Return how a model of a run trained by `config` is trained after the method, None when it is not."""
+        if not self.epochs:
+            return None
+        return config.changed(
+            epochs=self.epochs,
+            learning_rate=config.learning_rate * self.learning_rate_factor,
+            schedule="plateau",
+        )
 
 
 @dataclass(frozen=True)

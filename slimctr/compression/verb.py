@@ -22,7 +22,6 @@ from slimctr.training import (
     MethodStep,
     Run,
     Scores,
-    TrainConfig,
     TrainingProgress,
     fit,
     git_revision,
@@ -56,11 +55,11 @@ def compress(
     steps = chain(method, settings)
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"'{out}' is not empty; choose another --out")
-    source = CompressionData(data_of_run(run, data))
+    source = CompressionData(data_of_run(run, data), run.config, progress)
     model, done, history = run.model, [], []
     for step in steps:
         announce(f"{step.method.name} {_told(step.config)}".rstrip())
-        model, record, epochs = _apply(step, model, run.config, source, progress)
+        model, record, epochs = _apply(step, model, source)
         done.append(record)
         history.extend(epochs)
     announce("scoring validation and test rows")
@@ -76,15 +75,14 @@ def compress(
 
 
 def _apply(
-    step: Step, model: CtrModel, config: TrainConfig, data: CompressionData, progress: TrainingProgress | None
+    step: Step, model: CtrModel, data: CompressionData
 ) -> tuple[CtrModel, MethodStep, list[EpochRecord]]:
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         outcome = step.method.apply(model, data, step.config)
     history: list[EpochRecord] = []
     statistics = {**outcome.statistics, "kept_epoch": 0}
-    if step.config.epochs:
-        tuned = fine_tune(outcome.model, config, step.config, data, progress)
+    if tuned := fine_tune(outcome.model, step.config, data):
         history = tuned.history
         statistics |= {"valid_auc_before": tuned.auc_before, "kept_epoch": tuned.kept_epoch}
     record = MethodStep(
@@ -105,30 +103,23 @@ class FineTuning:
     kept_epoch: int
 
 
-def fine_tune(
-    model: CtrModel,
-    config: TrainConfig,
-    settings: Settings,
-    data: CompressionData,
-    progress: TrainingProgress | None = None,
-) -> FineTuning:
+def fine_tune(model: CtrModel, settings: Settings, data: CompressionData) -> FineTuning | None:
     """Train a compressed model on in place: fresh Adam, log-loss only, the best validation AUC is kept.
 
+    Returns None when `settings` ask for no epochs.
     When no epoch beats the model as it was, it stays as it was, unless it has `pair_relu` layers, which are not
     meant to be used untrained. Integer codes never move; with `train_codes` false float rows do not either.
     """
-    adjusted = config.changed(
-        epochs=settings.epochs,
-        learning_rate=config.learning_rate * settings.learning_rate_factor,
-        schedule="plateau",
-    )
+    training = settings.retraining(data.training)
+    if training is None:
+        return None
     valid = data.split("valid")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     auc_before = quality.auc(valid.labels.numpy(), score(model, valid))
     rows = [*model.tables.parameters(), *(model.wide.parameters() if model.wide is not None else ())]
     for parameter in rows:
         parameter.requires_grad_(settings.train_codes)
-    history = fit(model, adjusted, data.split("train"), valid, progress=progress)
+    history = fit(model, training, data.split("train"), valid, progress=data.progress)
     for parameter in rows:
         parameter.requires_grad_(True)
     best = max(history, key=lambda record: record.valid_auc)

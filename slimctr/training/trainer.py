@@ -1,6 +1,7 @@
 """The training loop."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from slimctr.training.schedule import one_cycle_rate, plateau_rate
 
 SMALLEST_GAIN = 1e-6
 
+Penalty = Callable[[CtrModel, torch.Tensor], torch.Tensor]
+
 
 def fit(
     model: CtrModel,
@@ -29,8 +32,11 @@ def fit(
     *,
     progress: TrainingProgress | None = None,
     checkpoint: Path | None = None,
+    penalty: Penalty | None = None,
 ) -> list[EpochRecord]:
     """Train a model in place and leave it with the weights of its best validation AUC; return its epochs.
+
+    `penalty` (model, stored (B, W)) gives a scalar that is added to the log-loss of every batch.
 
     With `checkpoint`, the state is written there after each epoch, and a training that finds the file goes on
     from it: the final weights are those of an uninterrupted run with the same number of threads. Every random
@@ -46,7 +52,7 @@ def fit(
         state = read_checkpoint(checkpoint, model, optimizer)
     with torch.random.fork_rng(devices=[]):
         while not _is_finished(state, config):
-            record = _run_epoch(model, optimizer, config, train, valid, state, progress)
+            record = _run_epoch(model, optimizer, config, train, valid, state, progress, penalty)
             state.record_epoch(record, model.state_dict())
             if checkpoint is not None:
                 write_checkpoint(checkpoint, state, model, optimizer)
@@ -69,6 +75,7 @@ def _run_epoch(
     valid: TensorSplit,
     state: FitState,
     progress: TrainingProgress,
+    penalty: Penalty | None,
 ) -> EpochRecord:
     started = time.perf_counter()
     epoch = len(state.history) + 1
@@ -80,7 +87,7 @@ def _run_epoch(
         rate = _learning_rate(config, state, (epoch - 1 + step / len(batches)) / config.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss_sum += train_step(model, optimizer, train.take(index), config) * len(index)
+        loss_sum += train_step(model, optimizer, train.take(index), config, penalty) * len(index)
         rows += len(index)
         progress.step(epoch, step + 1, len(batches), float(loss_sum) / rows)
     labels = valid.labels.numpy()
@@ -106,7 +113,11 @@ def _learning_rate(config: TrainConfig, state: FitState, position: float) -> flo
 
 
 def train_step(
-    model: CtrModel, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainConfig
+    model: CtrModel,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    config: TrainConfig,
+    penalty: Penalty | None = None,
 ) -> torch.Tensor:
     """Take one step on a batch and return its mean log-loss, a scalar without gradient.
 
@@ -115,9 +126,10 @@ def train_step(
     The loss sees logits without the correction for negative down-sampling, as the sampled data call for.
     """
     optimizer.zero_grad(set_to_none=True)
-    logits = model(batch.ids, batch.bags) - model.logit_correction
+    stored = model.lookup(batch.ids, batch.bags)
+    logits = model.network(stored) - model.logit_correction
     loss = functional.binary_cross_entropy_with_logits(logits, batch.labels)
-    loss.backward()
+    (loss if penalty is None else loss + penalty(model, stored)).backward()
     if config.embedding_l2:
         for table in [*model.tables, *(model.wide or ())]:
             if isinstance(table, FloatTable) and table.weight.requires_grad:

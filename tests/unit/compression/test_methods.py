@@ -13,8 +13,8 @@ from slimctr.training import score
 
 
 @pytest.fixture(scope="module")
-def data(dataset):
-    return CompressionData(dataset)
+def data(dataset, run):
+    return CompressionData(dataset, run.config)
 
 
 def apply(run, data, name, **settings):

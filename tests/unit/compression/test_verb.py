@@ -66,13 +66,13 @@ def test_model_bytes_count_what_is_stored(small):
 
 
 def test_fine_tuning_lowers_the_loss_and_moves_only_what_it_may(run, dataset):
-    data = CompressionData(dataset)
+    data = CompressionData(dataset, run.config)
     method = find_method("feature_pca")
     for train_codes in (True, False):
         config = method.configure({"table_rank": 2, "epochs": 1, "train_codes": train_codes})
         model = method.apply(run.model, data, config).model
         codes, basis = model.tables[0].weight.detach().clone(), model.expands[0].basis.detach().clone()
-        tuned = fine_tune(model, run.config, config, data)
+        tuned = fine_tune(model, config, data)
         assert tuned.kept_epoch == 1
         assert tuned.history[0].valid_auc > tuned.auc_before
         assert tuned.history[0].learning_rate == pytest.approx(0.1 * run.config.learning_rate)
@@ -82,23 +82,23 @@ def test_fine_tuning_lowers_the_loss_and_moves_only_what_it_may(run, dataset):
 
 
 def test_training_that_does_not_help_is_undone(run, dataset):
-    data = CompressionData(dataset)
+    data = CompressionData(dataset, run.config)
     method = find_method("ptq")
     config = method.configure({"epochs": 1, "learning_rate_factor": 100})
     model = method.apply(run.model, data, config).model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    tuned = fine_tune(model, run.config, config, data)
+    tuned = fine_tune(model, config, data)
     assert tuned.kept_epoch == 0
     assert tuned.history[0].valid_auc < tuned.auc_before
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
 def test_unread_oov_rows_follow_the_mean_after_fine_tuning(run, dataset):
-    data = CompressionData(dataset)
+    data = CompressionData(dataset, run.config)
     method = find_method("feature_pca")
     config = method.configure({"table_rank": 3, "epochs": 1})
     model = method.apply(run.model, data, config).model
-    fine_tune(model, run.config, config, data)
+    fine_tune(model, config, data)
     assert data.counts[0][0] == 0
     share = data.counts[0] / data.counts[0].sum()
     np.testing.assert_allclose(

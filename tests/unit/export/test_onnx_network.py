@@ -15,7 +15,7 @@ from slimctr.export.onnx_network import OPSET, _check, onnx_bytes
 def small(run, dataset):
     method = find_method("feature_pca")
     config = method.configure({"table_rank": 3, "mlp_rank_ratio": 0.25})
-    return method.apply(run.model, CompressionData(dataset), config).model
+    return method.apply(run.model, CompressionData(dataset, run.config), config).model
 
 
 @pytest.fixture(scope="module")

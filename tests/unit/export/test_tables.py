@@ -13,7 +13,7 @@ def compressed(run, dataset, *steps):
     model = run.model
     for name, settings in steps:
         method = find_method(name)
-        model = method.apply(model, CompressionData(dataset), method.configure(settings)).model
+        model = method.apply(model, CompressionData(dataset, run.config), method.configure(settings)).model
     return model
 
 
