@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,20 @@ SMALLEST_GAIN = 1e-6
 Penalty = Callable[[CtrModel, torch.Tensor], torch.Tensor]
 
 
+class RowTrainer(Protocol):
+    """Trains tables whose rows are no parameters, as a part of each step of the loop."""
+
+    def read_rows(self) -> list[torch.Tensor]:
+        """Return the rows that the last forward pass read, as leaves with their gradients."""
+
+    def step(self, rate: float, peak_share: float, batch_rows: int, loss: Callable[[], torch.Tensor]) -> None:
+        """Train those rows, after the network took its step.
+
+        `rate` is the learning rate of the network and `peak_share` its share of the highest one; `loss` scores
+        the same batch again, with the weights as they are by then.
+        """
+
+
 def fit(
     model: CtrModel,
     config: TrainConfig,
@@ -33,16 +48,21 @@ def fit(
     progress: TrainingProgress | None = None,
     checkpoint: Path | None = None,
     penalty: Penalty | None = None,
+    row_trainer: RowTrainer | None = None,
 ) -> list[EpochRecord]:
     """Train a model in place and leave it with the weights of its best validation AUC; return its epochs.
 
-    `penalty` (model, stored (B, W)) gives a scalar that is added to the log-loss of every batch.
+    `penalty` (model, stored (B, W)) gives a scalar that is added to the log-loss of every batch. `row_trainer`
+    trains the tables of `model` that have no parameters; its state is in no checkpoint, so the two exclude each
+    other.
 
     With `checkpoint`, the state is written there after each epoch, and a training that finds the file goes on
     from it: the final weights are those of an uninterrupted run with the same number of threads. Every random
     draw of an epoch comes from the seed and the epoch number alone; torch's global generator stays as it was.
     Raises ConfigError when scores are no longer finite.
     """
+    if row_trainer is not None and checkpoint is not None:
+        raise ValueError("a checkpoint does not hold the state of a row trainer")
     progress = progress or Silent()
     optimizer = torch.optim.Adam(
         [weight for weight in model.parameters() if weight.requires_grad], lr=config.learning_rate, fused=True
@@ -52,7 +72,7 @@ def fit(
         state = read_checkpoint(checkpoint, model, optimizer)
     with torch.random.fork_rng(devices=[]):
         while not _is_finished(state, config):
-            record = _run_epoch(model, optimizer, config, train, valid, state, progress, penalty)
+            record = _run_epoch(model, optimizer, config, train, valid, state, progress, penalty, row_trainer)
             state.record_epoch(record, model.state_dict())
             if checkpoint is not None:
                 write_checkpoint(checkpoint, state, model, optimizer)
@@ -76,6 +96,7 @@ def _run_epoch(
     state: FitState,
     progress: TrainingProgress,
     penalty: Penalty | None,
+    row_trainer: RowTrainer | None,
 ) -> EpochRecord:
     started = time.perf_counter()
     epoch = len(state.history) + 1
@@ -87,7 +108,8 @@ def _run_epoch(
         rate = _learning_rate(config, state, (epoch - 1 + step / len(batches)) / config.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss_sum += train_step(model, optimizer, train.take(index), config, penalty) * len(index)
+        loss = train_step(model, optimizer, train.take(index), config, penalty, row_trainer)
+        loss_sum += loss * len(index)
         rows += len(index)
         progress.step(epoch, step + 1, len(batches), float(loss_sum) / rows)
     labels = valid.labels.numpy()
@@ -118,22 +140,39 @@ def train_step(
     batch: Batch,
     config: TrainConfig,
     penalty: Penalty | None = None,
+    row_trainer: RowTrainer | None = None,
 ) -> torch.Tensor:
     """Take one step on a batch and return its mean log-loss, a scalar without gradient.
 
     Embedding L2 is lambda/2 times the squared norm of every whole table, added to the loss of each batch. Its
-    gradient, lambda times the table, is added by hand: the same numbers without a graph over the tables.
+    gradient, lambda times the table, is added by hand: the same numbers without a graph over the tables. Of the
+    tables of `row_trainer` it reaches the rows of the batch.
     The loss sees logits without the correction for negative down-sampling, as the sampled data call for.
     """
     optimizer.zero_grad(set_to_none=True)
     stored = model.lookup(batch.ids, batch.bags)
-    logits = model.network(stored) - model.logit_correction
-    loss = functional.binary_cross_entropy_with_logits(logits, batch.labels)
+    loss = _log_loss(model, stored, batch)
     (loss if penalty is None else loss + penalty(model, stored)).backward()
+    read_rows = [] if row_trainer is None else row_trainer.read_rows()
     if config.embedding_l2:
-        for table in [*model.tables, *(model.wide or ())]:
-            if isinstance(table, FloatTable) and table.weight.requires_grad:
-                table.weight.grad.add_(table.weight.detach(), alpha=config.embedding_l2)
-    nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        weights = [
+            table.weight for table in [*model.tables, *(model.wide or ())] if isinstance(table, FloatTable)
+        ]
+        for rows in [*(weight for weight in weights if weight.requires_grad), *read_rows]:
+            rows.grad.add_(rows.detach(), alpha=config.embedding_l2)
+    nn.utils.clip_grad_norm_([*model.parameters(), *read_rows], config.clip_norm)
     optimizer.step()
+    if row_trainer is not None:
+        rate = optimizer.param_groups[0]["lr"]
+        row_trainer.step(
+            rate,
+            rate / config.learning_rate,
+            len(batch.labels),
+            lambda: _log_loss(model, model.lookup(batch.ids, batch.bags), batch),
+        )
     return loss.detach()
+
+
+def _log_loss(model: CtrModel, stored: torch.Tensor, batch: Batch) -> torch.Tensor:
+    logits = model.network(stored) - model.logit_correction
+    return functional.binary_cross_entropy_with_logits(logits, batch.labels)
