@@ -45,7 +45,7 @@ def low_rank_objection(spec: ModelSpec, config: LowRankSettings) -> str | None:
     """Say why the chosen parts of a model may not be factored any more."""
     if not (config.tables or config.mlp):
         return "both 'tables' and 'mlp' are false, so there is nothing to factor"
-    if config.tables and any(table.kind == "quantized" for table in spec.tables):
+    if config.tables and any(table.kind != "float" for table in spec.tables):
         return "its tables are quantized already; factor first and quantize after, as in 'feature_pca+ptq'"
     if config.tables and any(expand.kind != "identity" for expand in spec.expands):
         return "its tables are of low rank already; set tables=false to factor the MLP alone"

@@ -24,7 +24,7 @@ class PtqSettings(Settings):
 
 def ptq_objection(spec: ModelSpec, config: PtqSettings) -> str | None:
     """Tables are quantized once."""
-    if any(table.kind == "quantized" for table in spec.tables):
+    if any(table.kind != "float" for table in spec.tables):
         return "its tables are quantized already, and a second grid would only add error"
     return None
 

@@ -49,8 +49,8 @@ def model_bytes(model: CtrModel) -> ModelBytes:
 
 def row_bytes(table: TableSpec) -> int:
     """Bytes of one row: floats, or codes with the step and minimum of the row where it has its own."""
-    if table.kind == "float":
-        return 4 * table.dim
+    if table.kind != "quantized":
+        return (4 if table.kind == "float" else 2) * table.dim
     return -(-table.dim * table.bits // 8) + (4 if table.scale == "row" else 0)
 
 

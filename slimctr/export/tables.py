@@ -8,7 +8,7 @@ from torch import nn
 
 from model_store.manifest import Segment, Table
 from slimctr.export.packing import default_layout, int8_row_records, pack_codes, with_row_affine
-from slimctr.networks import CtrModel, FloatTable, QuantizedTable
+from slimctr.networks import CtrModel, FloatTable, HalfTable, QuantizedTable
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def tensor_name(role: str, field: str) -> str:
 
 
 def _store(table: nn.Module, name: str) -> tuple[dict, dict[str, NDArray]]:
-    if isinstance(table, FloatTable):
+    if isinstance(table, FloatTable | HalfTable):
         weight = table.weight.detach().numpy()
         rows, dim = weight.shape
-        return {"codec": "float32", "rows": rows, "dim": dim, "codes": name}, {name: weight}
+        return {"codec": weight.dtype.name, "rows": rows, "dim": dim, "codes": name}, {name: weight}
     if not isinstance(table, QuantizedTable):
         raise TypeError(f"no codec stores a {type(table).__name__}")
     codes, bits = table.codes.numpy(), table.bits

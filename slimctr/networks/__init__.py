@@ -12,7 +12,7 @@ from slimctr.networks.expand import (
 from slimctr.networks.layers import Linear, Mlp, PairLinear, PairRelu
 from slimctr.networks.model import NETWORKS, CtrModel, TensorBag, build_model, float_spec, network_params
 from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, TableSpec
-from slimctr.networks.tables import FloatTable, QuantizedTable
+from slimctr.networks.tables import FloatTable, HalfTable, QuantizedTable
 
 __all__ = [
     "NETWORKS",
@@ -22,6 +22,7 @@ __all__ = [
     "Expands",
     "FloatTable",
     "FrozenExpands",
+    "HalfTable",
     "Identity",
     "LayerSpec",
     "Linear",

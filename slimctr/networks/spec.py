@@ -13,9 +13,10 @@ class _Record(BaseModel):
 
 
 class TableSpec(_Record):
-    """What a table stores per row: `dim` floats, or `dim` codes of `bits` bits, scaled by row or column."""
+    """What a table stores per row: `dim` floats, `dim` float16 (half), or `dim` codes of `bits` bits, scaled by
+    row or column."""
 
-    kind: Literal["float", "quantized"] = "float"
+    kind: Literal["float", "half", "quantized"] = "float"
     dim: Positive
     bits: Annotated[int, Field(ge=1, le=8)] | None = None
     scale: Literal["row", "column"] | None = None
@@ -24,7 +25,7 @@ class TableSpec(_Record):
     def _quantized_tables_say_how(self) -> Self:
         if (self.kind == "quantized") != (self.bits is not None and self.scale is not None):
             raise ValueError(
-                "a quantized table needs 'bits' and 'scale'; a float table has neither "
+                "a quantized table needs 'bits' and 'scale'; a float or half table has neither "
                 f"(kind={self.kind}, bits={self.bits}, scale={self.scale})"
             )
         return self

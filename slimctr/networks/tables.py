@@ -35,6 +35,24 @@ class FloatTable(nn.Module):
         return self.weight
 
 
+class HalfTable(nn.Module):
+    """A float16 table: `weight` (N, d), read as float32. It is not trained."""
+
+    weight: Tensor
+
+    def __init__(self, rows: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(rows, dim, dtype=torch.float16))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return widened rows: int ids (n,) give float32 (n, d)."""
+        return self.weight.index_select(0, ids).float()
+
+    def dense(self) -> Tensor:
+        """Return every row, widened: (N, d)."""
+        return self.weight.float()
+
+
 class QuantizedTable(nn.Module):
     """Unsigned integer codes and their step sizes; reading a row gives scale * code + minimum in float32.
 
@@ -85,8 +103,10 @@ class QuantizedTable(nn.Module):
         return self(torch.arange(self.codes.shape[0], device=self.codes.device))
 
 
-def build_table(spec: TableSpec, rows: int) -> FloatTable | QuantizedTable:
-    """Return a table of `rows` rows with initial (float) or zero (quantized) contents."""
+def build_table(spec: TableSpec, rows: int) -> FloatTable | HalfTable | QuantizedTable:
+    """Return a table of `rows` rows with initial (float) or zero (half, quantized) contents."""
     if spec.kind == "float":
         return FloatTable(rows, spec.dim)
+    if spec.kind == "half":
+        return HalfTable(rows, spec.dim)
     return QuantizedTable(rows, spec.dim, spec.bits, spec.scale)
