@@ -43,9 +43,20 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; expected errors end with one red line and exit status 2."""
+    """Run the command line; expected errors end with one red line and exit status 2.
+
+    So do refusals of the operating system, such as a folder that may not be written or a full disk: what they
+    name is the user's.
+    """
     try:
         app()
-    except (SlimctrError, StoreError) as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(str(error))}")
+    except (SlimctrError, StoreError, OSError) as error:
+        line = " ".join(part.strip() for part in _reason(error).splitlines())
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]error:[/red] {escape(line)}")
         sys.exit(2)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

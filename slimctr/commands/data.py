@@ -96,7 +96,10 @@ def prepare(
     from slimctr.clicklogs.prepare import prepare as prepare_log
     from slimctr.clicklogs.splits import SplitRule
     from slimctr.clicklogs.synthetic import SyntheticSpec
+    from slimctr.errors import ConfigError
 
+    if log_format.value == "synthetic" and source is not None:
+        raise ConfigError(f"--format synthetic generates its clicks: leave the SOURCE {str(source)!r} out")
     settings = PrepareSettings(
         log_format=log_format.value,
         source=source,

@@ -24,12 +24,12 @@ def list_models(store: Store = DEFAULT_STORE) -> None:
     Example: slimctr models list --store ./models
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from model_store.store import ModelStore
 
     models = ModelStore(store)
-    table = Table("model", "version", "labels", "method")
+    table = Table(*(Column(title, overflow="fold") for title in ("model", "version", "labels", "method")))
     for column in ("payload bytes", "artifact bytes", "test auc"):
         table.add_column(column, justify="right")
     for name in models.models():

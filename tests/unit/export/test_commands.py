@@ -7,10 +7,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from model_store.errors import InvalidName
 from model_store.store import ModelStore
 from slimctr.commands.compress import compress
 from slimctr.commands.publish import publish
 from slimctr.errors import CompressionError
+from slimctr.export import publish_run
 
 
 @pytest.fixture
@@ -56,3 +58,11 @@ def test_a_wrong_setting_is_an_expected_error(app, run, tmp_path):
 def test_help_does_not_load_torch():
     code = "import slimctr.commands.compress, slimctr.commands.publish, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("names", [("a b", "stable"), ("tiny", "7")])
+def test_a_name_that_none_may_have_publishes_nothing(run, tmp_path, names):
+    store = ModelStore(tmp_path / "models")
+    with pytest.raises(InvalidName):
+        publish_run(run, store, *names)
+    assert store.models() == []
