@@ -1,5 +1,6 @@
 """The command line `slimctr`: registers the commands and turns expected errors into one line and exit status 2."""
 
+import os
 import sys
 
 import typer
