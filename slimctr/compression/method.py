@@ -10,7 +10,7 @@ from slimctr.compression.data import CompressionData
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ModelSpec
 from slimctr.networks.params import nearest
-from slimctr.training import TrainConfig
+from slimctr.training import EpochRecord, TrainConfig
 
 
 class Settings(BaseModel):
@@ -39,10 +39,14 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A smaller model, before any fine-tuning, and what is worth keeping about how it was made (JSON)."""
+    """A smaller model, before any fine-tuning, and what is worth keeping about how it was made (JSON).
+
+    A method that trains by itself hands over its epochs, and in `statistics` the `kept_epoch` of the model.
+    """
 
     model: CtrModel
     statistics: dict[str, Any]
+    history: tuple[EpochRecord, ...] = ()
 
 
 Config = TypeVar("Config", bound=Settings)

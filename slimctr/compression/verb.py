@@ -80,10 +80,10 @@ def _apply(
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         outcome = step.method.apply(model, data, step.config)
-    history: list[EpochRecord] = []
-    statistics = {**outcome.statistics, "kept_epoch": 0}
+    history = list(outcome.history)
+    statistics = {"kept_epoch": 0, **outcome.statistics}
     if tuned := fine_tune(outcome.model, step.config, data):
-        history = tuned.history
+        history += tuned.history
         statistics |= {"valid_auc_before": tuned.auc_before, "kept_epoch": tuned.kept_epoch}
     record = MethodStep(
         method=step.method.name,
