@@ -1,10 +1,16 @@
 """Compression methods, recipes and the report."""
 
+from slimctr.compression.alpt import AlptSettings
+from slimctr.compression.column_controls import MagnitudeSettings, RandomColumnsSettings
 from slimctr.compression.feature_pca import FeaturePcaSettings
+from slimctr.compression.ham import HamSettings
+from slimctr.compression.lpt import LptSettings
+from slimctr.compression.lsq_plus import LsqPlusSettings
 from slimctr.compression.method import METHODS, Method, Settings, find_method
 from slimctr.compression.ptq import PtqSettings
 from slimctr.compression.recipes import RECIPES, Recipe, chain
 from slimctr.compression.report import REPORT_FILE, report_table
+from slimctr.compression.small_dim import SmallDimSettings
 from slimctr.compression.svd import SvdSettings
 from slimctr.compression.verb import compress
 
@@ -12,11 +18,18 @@ __all__ = [
     "METHODS",
     "RECIPES",
     "REPORT_FILE",
+    "AlptSettings",
     "FeaturePcaSettings",
+    "HamSettings",
+    "LptSettings",
+    "LsqPlusSettings",
+    "MagnitudeSettings",
     "Method",
     "PtqSettings",
+    "RandomColumnsSettings",
     "Recipe",
     "Settings",
+    "SmallDimSettings",
     "SvdSettings",
     "chain",
     "compress",

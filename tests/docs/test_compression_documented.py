@@ -1,5 +1,10 @@
-"""docs/compression.md describes every setting of every method with its true default, and every recipe as it is."""
+"""docs/compression.md describes every setting of every method with its true default, and every recipe as it is.
 
+A line "Of `a` and `b`:" says which methods the table after it is about; a table about named methods goes before the
+one about every method.
+"""
+
+import re
 from pathlib import Path
 
 import pytest
@@ -7,31 +12,46 @@ import pytest
 from slimctr.compression import METHODS, RECIPES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compression.md").read_text()
-ROWS = [
-    [cell.strip() for cell in line.strip("|").split("|")]
-    for line in PAGE.splitlines()
-    if line.startswith("| `")
-]
-SECOND_CELL = {row[0].strip("`"): row[1] for row in ROWS}
 SETTINGS = sorted({(name, key) for name, method in METHODS.items() for key in method.config.model_fields})
-OTHERWISE = {
-    ("ptq", "epochs"): ("2 (`ptq`: 0)", 0),
-    ("svd", "epochs"): ("2 (`ptq`: 0)", 2),
-    ("feature_pca", "epochs"): ("2 (`ptq`: 0)", 2),
-    ("svd", "table_rank"): ("0.16 D, rounded", None),
-    ("feature_pca", "table_rank"): ("0.16 D, rounded", None),
-    ("feature_pca", "statistics_rows"): ("all", None),
-    ("svd", "first_layer_ratio"): ("none", None),
-    ("feature_pca", "first_layer_ratio"): ("none", None),
+WORDS_FOR_NONE = {
+    "epochs": "by `start`",
+    "learning_rate_factor": "by `start`",
+    "table_rank": "0.16 D, rounded",
+    "statistics_rows": "all",
+    "first_layer_ratio": "none",
+    "initial_step": "from the values",
 }
+
+
+def described():
+    """Rows of the settings tables as {(method, key): default}, rows of recipes as {name: command}."""
+    every, named, recipes = {}, {}, {}
+    target, methods = recipes, [None]
+    for line in PAGE.splitlines():
+        if line.startswith("## "):
+            target, methods = (recipes, [None]) if line == "## Recipes" else (None, [])
+        if line == "Of every method:":
+            target, methods = every, list(METHODS)
+        elif line.startswith("Of `") and line.endswith(":"):
+            target, methods = named, re.findall(r"`(\w+)`", line)
+        elif line.startswith("| `") and target is not None:
+            key, second = (cell.strip() for cell in line.strip("|").split("|")[:2])
+            for method in methods:
+                target[key.strip("`") if method is None else (method, key.strip("`"))] = second
+    return every | named, recipes
+
+
+DEFAULTS, COMMANDS = described()
 
 
 @pytest.mark.parametrize(("method", "key"), SETTINGS)
 def test_every_setting_has_a_row_with_its_default(method, key):
     default = METHODS[method].config.model_fields[key].default
-    written, expected = OTHERWISE.get((method, key), (str(default).lower(), default))
-    assert default == expected
-    assert written in (SECOND_CELL[key], SECOND_CELL[key].strip("`"))
+    written = DEFAULTS[method, key]
+    if default is None:
+        assert written == WORDS_FOR_NONE[key]
+    else:
+        assert written.strip("`") == (str(default) if isinstance(default, str) else str(default).lower())
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -41,8 +61,9 @@ def test_every_recipe_has_a_row_with_its_command(name):
     settings = "".join(f" --set {m}.{key}={v}" for m, given in steps.items() for key, v in given.items())
     if len(steps) == 1:
         settings = settings.replace(f" --set {chain}.", " --set ")
-    assert SECOND_CELL[name] == f"`--method {chain}{settings.replace('False', 'false')}`"
+    assert COMMANDS[name] == f"`--method {chain}{settings.replace('False', 'false')}`"
 
 
 def test_no_row_describes_what_is_gone():
-    assert set(SECOND_CELL) == {key for _, key in SETTINGS} | set(RECIPES)
+    assert set(DEFAULTS) == set(SETTINGS)
+    assert set(COMMANDS) == set(RECIPES)

@@ -4,21 +4,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from slimctr.compression.low_precision.rounding import nearest_codes, random_codes, uniform_draws
+from slimctr.compression.low_precision.rounding import Rounder, nearest_codes
 from slimctr.compression.low_precision.row_optimizers import (
     RowOptimizer,
     RowOptimizerName,
     build_row_optimizer,
 )
 from slimctr.networks import CtrModel
-from slimctr.networks.integer_table import IntegerTable, code_range
-
-Rounding = Literal["stochastic", "deterministic"]
+from slimctr.networks.integer_table import IntegerTable, ReadRows, code_range
 
 SMALLEST_STORED_STEP = 2.0**-14
 _SMALLEST_STEP = 1e-8
@@ -47,12 +44,11 @@ def step_gradient(values: Tensor, steps: Tensor, upstream: Tensor, bits: int, ba
 
 @dataclass(frozen=True)
 class RowLearning:
-    """How rows are trained: optimizer, share of the network's learning rate, rounding on the way back."""
+    """How rows are trained: optimizer, multiple of the network's learning rate, rounding on the way back."""
 
     optimizer: RowOptimizerName
     rate_factor: float
-    rounding: Rounding
-    seed: int
+    rounder: Rounder
 
 
 class IntegerTraining:
@@ -97,22 +93,22 @@ class IntegerTraining:
         if self._step_rate is not None:
             self._learn_steps(updated, self._step_rate * peak_share, batch_rows, loss)
         for index, (table, read, values) in enumerate(zip(self._tables, self._reads(), updated, strict=True)):
-            positions = values / table.steps_of(read.rows)
-            table.write(read.rows, self._codes(index, table, read.rows, positions))
+            codes = self._learning.rounder.codes(
+                values / table.steps_of(read.rows),
+                table.bits,
+                step=self._batches,
+                table=index,
+                rows=read.rows,
+            )
+            table.write(read.rows, codes)
             table.forget()
 
     def held(self) -> list[Tensor]:
         """Return every tensor that stays between steps, tables not included."""
         return [tensor for optimizer in (*self._rows, *self._steps) for tensor in optimizer.held()]
 
-    def _reads(self):
+    def _reads(self) -> list[ReadRows]:
         return [table.last_read for table in self._tables]
-
-    def _codes(self, index: int, table: IntegerTable, rows: Tensor, positions: Tensor) -> Tensor:
-        if self._learning.rounding == "deterministic":
-            return nearest_codes(positions, table.bits)
-        draws = uniform_draws(self._learning.seed, self._batches, index, rows, table.dim)
-        return random_codes(positions, table.bits, draws)
 
     def _learn_steps(
         self, updated: Sequence[Tensor], rate: float, batch_rows: int, loss: Callable[[], Tensor]

@@ -1,10 +1,15 @@
 """Rounding to a grid of signed codes: to the nearest, or up with a probability equal to the fraction."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from slimctr.networks.integer_table import code_range
+
+Rounding = Literal["stochastic", "deterministic"]
 
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -39,3 +44,17 @@ def uniform_draws(seed: int, step: int, table: int, rows: Tensor, dim: int) -> T
     mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2
     mixed ^= mixed >> np.uint64(31)
     return torch.from_numpy((mixed >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24))
+
+
+@dataclass(frozen=True)
+class Rounder:
+    """Turns positions v = w / step into codes, by `rounding`; `seed` makes stochastic draws repeatable."""
+
+    rounding: Rounding
+    seed: int
+
+    def codes(self, positions: Tensor, bits: int, *, step: int, table: int, rows: Tensor) -> Tensor:
+        """Return the codes int32 (n, d) of positions (n, d) of `rows` of a table at a training step."""
+        if self.rounding == "deterministic":
+            return nearest_codes(positions, bits)
+        return random_codes(positions, bits, uniform_draws(self.seed, step, table, rows, positions.shape[1]))

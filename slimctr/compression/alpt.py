@@ -1,0 +1,34 @@
+"""`alpt`: training with integer codes as the only table, and a learned step for every row."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from slimctr.compression.data import CompressionData
+from slimctr.compression.low_precision.integer_method import (
+    IntegerSettings,
+    StepPlan,
+    integer_objection,
+    train_integer_tables,
+)
+from slimctr.compression.method import Outcome, method
+from slimctr.networks import CtrModel
+
+
+class AlptSettings(IntegerSettings):
+    """Adds where the steps start (None: 2 mean|w| / sqrt(2^(bits-1)) of their table) and how fast they learn."""
+
+    initial_step: Annotated[float, Field(gt=0)] | None = None
+    step_learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+
+
+@method("alpt", AlptSettings, integer_objection)
+def alpt(model: CtrModel, data: CompressionData, config: AlptSettings) -> Outcome:
+    """Train as `lpt` does, and learn the steps of the rows of each batch in a second pass over it.
+
+    Source: arXiv 2212.05735. Start and floor of the steps are not stated there and are ours, as is the learning
+    rate of the steps falling with that of the network.
+    """
+    return train_integer_tables(
+        model, data, config, StepPlan("row", config.initial_step, config.step_learning_rate)
+    )

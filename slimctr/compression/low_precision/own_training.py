@@ -1,0 +1,41 @@
+"""Training inside a method: the loop of every training, with the best epoch, or the start when that was better."""
+
+from typing import Any
+
+from slimctr import quality
+from slimctr.compression.data import CompressionData
+from slimctr.compression.low_precision.start import LowPrecisionSettings
+from slimctr.networks import CtrModel
+from slimctr.training import EpochRecord, fit, score
+from slimctr.training.trainer import RowTrainer
+
+
+def train_inside(
+    model: CtrModel,
+    data: CompressionData,
+    config: LowPrecisionSettings,
+    row_trainer: RowTrainer | None = None,
+) -> tuple[tuple[EpochRecord, ...], dict[str, Any]]:
+    """Train `model` in place as `config` says; return the epochs, and what to keep about them (JSON).
+
+    A model that started from trained weights and that no epoch made better stays as it was.
+    """
+    valid = data.split("valid")
+    statistics: dict[str, Any] = {}
+    if config.start == "trained":
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        statistics["valid_auc_before"] = quality.auc(valid.labels.numpy(), score(model, valid))
+    history = fit(
+        model,
+        config.own_training(data.training),
+        data.split("train"),
+        valid,
+        progress=data.progress,
+        row_trainer=row_trainer,
+    )
+    best = max(history, key=lambda record: record.valid_auc)
+    statistics |= {"kept_epoch": best.epoch, "best_valid_auc": best.valid_auc}
+    if config.start == "trained" and best.valid_auc <= statistics["valid_auc_before"]:
+        model.load_state_dict(before)
+        statistics["kept_epoch"] = 0
+    return tuple(history), statistics

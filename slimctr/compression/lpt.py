@@ -1,0 +1,33 @@
+"""`lpt`: training with integer codes as the only table, on a fixed step."""
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from slimctr.compression.data import CompressionData
+from slimctr.compression.low_precision.integer_method import (
+    IntegerSettings,
+    StepPlan,
+    integer_objection,
+    train_integer_tables,
+)
+from slimctr.compression.low_precision.integer_training import SMALLEST_STORED_STEP
+from slimctr.compression.method import Outcome, method
+from slimctr.networks import CtrModel
+
+
+class LptSettings(IntegerSettings):
+    """Adds the step of every table, rounded to float16 before training."""
+
+    step: Annotated[float, Field(ge=SMALLEST_STORED_STEP, le=1)] = 0.01
+
+
+@method("lpt", LptSettings, integer_objection)
+def lpt(model: CtrModel, data: CompressionData, config: LptSettings) -> Outcome:
+    """Train on with codes alone: dequantize the rows of a batch, step in float32, round back to codes.
+
+    Source: the LPT of arXiv 2212.05735. The step is one number for all tables, to be chosen on validation rows.
+    """
+    step = float(np.float16(config.step))
+    return train_integer_tables(model, data, config, StepPlan("table", step, None))
