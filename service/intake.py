@@ -15,6 +15,15 @@ MAX_EXPANSION = 100
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
+def check_content_type(request: Request) -> None:
+    """Raise UnsupportedMediaType when the request says that its body is something else than JSON."""
+    content_type = request.headers.get("content-type", "application/json")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType(
+            f"content type '{content_type[:80]}' is not read here; send application/json"
+        )
+
+
 async def read_body(request: Request, settings: Settings) -> bytes:
     """Return the body, decompressed; every limit is enforced while reading.
 

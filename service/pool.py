@@ -72,7 +72,10 @@ class Pool:
         """Return a version that is loaded or on its way; raise UnknownName."""
         found = self._versions.get((model, number))
         if found is None:
-            raise UnknownName(f"model '{model}' version {number} is not loaded; {self._choices(model)}")
+            raise UnknownName(
+                f"model '{model}' version {number} is not loaded: only versions that a label or the experiment "
+                f"names are; {self._choices(model)}"
+            )
         return found
 
     def label_version(self, model: str, label: str) -> int:

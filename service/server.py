@@ -1,5 +1,6 @@
 """Runs the application in this process under uvicorn, with a drain on SIGTERM."""
 
+import logging
 import signal
 import socket
 import threading
@@ -14,6 +15,11 @@ from service.app import FLUSH_SECONDS, create_app
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
+from slimctr.errors import ConfigError
+
+BACKLOG = 2048
+
+logger = logging.getLogger("slimctr.server")
 
 
 class DrainingServer(uvicorn.Server):
@@ -98,22 +104,60 @@ def graceful_seconds(settings: Settings) -> int:
     return max(1, int(settings.shutdown_timeout_s - settings.drain_delay_s - FLUSH_SECONDS))
 
 
-def serve(
-    settings: Settings,
-    sockets: list[socket.socket] | None = None,
-    on_started: Callable[[], None] = lambda: None,
-) -> None:
-    """Serve in this process, on `sockets` or on host and port, until a signal ends it.
+@contextmanager
+def listening_socket(settings: Settings) -> Generator[socket.socket, None, None]:
+    """Bind host and port; raise ConfigError when the system refuses. Port 0 takes a free one.
 
-    Raises ConfigError or ExperimentError, before anything listens, for an experiment that cannot run.
+    Connections wait in its queue from now on, rather than being refused until the application has started.
     """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
+                "choose another host or port, or end the process that has it"
+            ) from error
+        yield listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return the URL that a bound socket answers."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(settings: Settings) -> None:
+    """Serve in this process on host and port until a signal ends it.
+
+    Raises ConfigError or ExperimentError for an address that cannot be had and an experiment that cannot run.
+    """
+    configure_logging(settings.log_level)
+    with listening_socket(settings) as listener:
+        where = {"detail": f"{address_of(listener)} (dashboard: /dashboard, API: /docs)"}
+        serve_on(listener, settings, lambda: logger.info("serving", extra=where))
+
+
+def serve_on(listener: socket.socket, settings: Settings, on_started: Callable[[], None]) -> None:
+    """Serve on a bound socket as `serve` does; `on_started` is called once it accepts requests."""
     configure_logging(settings.log_level)
     app = create_app(settings)
     server = build_server(app, settings, on_started)
+
+    def is_news(record: logging.LogRecord) -> bool:
+        # uvicorn logs a refusal of ours as a traceback; the caller gets it as one error.
+        return app.state.startup_error is None
+
+    uvicorn_logger = logging.getLogger("uvicorn.error")
+    uvicorn_logger.addFilter(is_news)
     try:
-        server.run(sockets)
+        server.run([listener])
     except SystemExit:
-        # uvicorn has logged why; a reason of ours is shorter and goes to the caller.
         if app.state.startup_error is not None:
             raise app.state.startup_error from None
         raise
+    finally:
+        uvicorn_logger.removeFilter(is_news)

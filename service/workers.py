@@ -5,29 +5,33 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from types import FrameType
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from service.server import serve
+from service.experiments.errors import ExperimentError
+from service.server import address_of, listening_socket, serve_on
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
+from slimctr.errors import ConfigError
 
 STARTUP_FAILURE = 3
-BACKLOG = 2048
 
 logger = logging.getLogger("slimctr.workers")
 
 
 def serve_workers(settings: Settings) -> int:
-    """Serve with `settings.workers` processes until a signal ends them; return the exit status."""
+    """Serve with `settings.workers` processes until a signal ends them; return the exit status.
+
+    Raises ConfigError as `service.server.serve` does, also for what a worker refuses at its start.
+    """
     configure_logging(settings.log_level)
     with (
         tempfile.TemporaryDirectory(prefix="slimctr-metrics-") as metrics_folder,
@@ -36,18 +40,6 @@ def serve_workers(settings: Settings) -> int:
         # Read by the metrics client when a worker imports it; a fresh folder knows nothing of earlier runs.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_folder
         return Supervisor(settings, listener).run()
-
-
-@contextmanager
-def listening_socket(settings: Settings) -> Generator[socket.socket, None, None]:
-    """Bind host and port; the workers inherit the socket and share its queue of connections."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-        # Connections wait in the queue from now on, rather than being refused until the first worker has started.
-        listener.listen(BACKLOG)
-        yield listener
 
 
 class Supervisor:
@@ -61,28 +53,31 @@ class Supervisor:
         self._listener = listener
         self._spawn = multiprocessing.get_context("spawn")
         self._workers: dict[BaseProcess, Event] = {}
+        self._refusals: SimpleQueue[str] = self._spawn.SimpleQueue()
         self._status = 0
         self._stopping = False
 
     def run(self) -> int:
-        """Run until every worker has ended; return the exit status."""
+        """Run until every worker has ended; return the exit status, or raise ConfigError for a refusal."""
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self._pass_on)
-        host, port = self._listener.getsockname()[:2]
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        logger.info("workers share one address", extra={"detail": address})
+        logger.info("workers share one address", extra={"detail": address_of(self._listener)})
         for _ in range(self._settings.workers):
             self._start()
         while self._workers:
             wait([process.sentinel for process in self._workers])
             for process in [process for process in self._workers if not process.is_alive()]:
                 self._ended(process)
+        if not self._refusals.empty():
+            raise ConfigError(self._refusals.get())
         return self._status
 
     def _start(self) -> None:
         served = self._spawn.Event()
         process = self._spawn.Process(
-            target=run_worker, args=(self._settings, self._listener, served), name="slimctr-worker"
+            target=run_worker,
+            args=(self._settings, self._listener, served, self._refusals),
+            name="slimctr-worker",
         )
         process.start()
         self._workers[process] = served
@@ -108,13 +103,19 @@ class Supervisor:
                 os.kill(process.pid, sig)
 
 
-def run_worker(settings: Settings, listener: socket.socket, served: Event) -> None:
+def run_worker(
+    settings: Settings, listener: socket.socket, served: Event, refusals: "SimpleQueue[str]"
+) -> None:
     """Serve on the inherited socket; end with the supervisor, even when that was killed."""
     os.setpgid(0, 0)  # Ctrl-C reaches a worker once, through the supervisor
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
-    serve(settings, [listener], served.set)
+    try:
+        serve_on(listener, settings, served.set)
+    except (ConfigError, ExperimentError) as error:
+        refusals.put(str(error))
+        sys.exit(STARTUP_FAILURE)
 
 
 def _follow(sentinel: int) -> None:

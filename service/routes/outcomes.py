@@ -1,6 +1,7 @@
 """`POST /v1/outcomes`: delayed clicks and non-clicks in, what became of each out."""
 
 import asyncio
+import json
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from service.errors import BadJson, Fault, InvalidInput, TooLarge
 from service.experiments import Experiments, Outcome
-from service.intake import read_body
+from service.intake import check_content_type, read_body
 from service.settings import Settings
 
 MAX_OUTCOMES = 10_000
@@ -81,6 +82,7 @@ async def report(request: Request) -> Response:
     """Join outcomes with their exposures; what is counted as joined is stored before the answer."""
     settings: Settings = request.app.state.settings
     experiments: Experiments = request.app.state.experiments
+    check_content_type(request)
     body = await read_body(request, settings)
     items, faults = await asyncio.to_thread(read_outcomes, body)
     if faults and not items:
@@ -133,6 +135,10 @@ def _fault(position: int, error: ValidationError) -> Fault:
     name = str(first["loc"][0]) if first["loc"] else ""
     if name == "occurred_at":
         detail = "must be seconds since the epoch (not milliseconds), or RFC 3339 with a time zone"
+    elif first["type"] == "model_type":
+        detail = f"must be an object with {', '.join(OutcomeItem.model_fields)}"
+    elif first["type"] in ("missing", "extra_forbidden"):
+        detail = "is required" if first["type"] == "missing" else "this key is not known here"
     else:
-        detail = first["msg"]
+        detail = f"{first['msg']}, not {json.dumps(first['input'], ensure_ascii=False)[:80]}"
     return Fault(f"#/outcomes/{position}" + (f"/{name}" if name else ""), detail)

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Request, Response
 
 from service.auth import authorize
 from service.context import RequestContext, context_of
-from service.errors import BadHeader, UnsupportedMediaType
+from service.errors import BadHeader
 from service.inference import Answer, Choice, Inference, Target
-from service.intake import deadline_s, read_body
+from service.intake import check_content_type, deadline_s, read_body
 from service.routes.direct import DirectRoute
 from service.settings import Settings
 from service.wire import forms, v1
@@ -39,7 +39,7 @@ async def predict(request: Request) -> Response:
     settings: Settings = request.app.state.settings
     inference: Inference = request.app.state.inference
     context = context_of(request)
-    _check_content_type(request)
+    check_content_type(request)
     due_s = deadline_s(request.headers.get("x-request-deadline-ms"), None, time.monotonic(), settings)
     body = await read_body(request, settings)
     asked = await inference.decode(len(body), v1.read_predict, body, settings.max_request_rows)
@@ -103,14 +103,6 @@ def _stages_ms(answer: Answer) -> dict[str, float]:
 
 def _server_timing(answer: Answer) -> str:
     return ", ".join(f"{stage};dur={ms}" for stage, ms in _stages_ms(answer).items())
-
-
-def _check_content_type(request: Request) -> None:
-    content_type = request.headers.get("content-type", "application/json")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType(
-            f"content type '{content_type[:80]}' is not read here; send application/json"
-        )
 
 
 def _agree_on_request_id(request: Request, context: RequestContext, in_body: str | None) -> None:

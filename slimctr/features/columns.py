@@ -18,7 +18,7 @@ MAX_INTEGER = 2**53 - 1
 TOO_LARGE = "an integer beyond ±(2^53-1) is sent as a string"
 _JSON_NAMES = {
     bool: "a boolean",
-    float: "a fraction",
+    float: "a fraction, or a number written with an exponent or more than 64 bits",
     int: "a number too large",
     str: "a string",
     list: "a list",

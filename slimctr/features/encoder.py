@@ -1,6 +1,7 @@
 """The encoder: raw values of a batch to row ids, all fields and rows in one pass over native code."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from slimctr.features.schema import FeatureSchema, Field
 from slimctr.features.vocabulary import Vocabulary
 
 Row = Mapping[str, Any]
+MAX_LISTED_NAMES = 200
 
 
 class Encoder:
@@ -123,6 +125,10 @@ class Encoder:
         known = np.where(inside, ids, 0)
         return np.where(absent, self.vocabulary.missing_rows[fields], known).astype(np.int32)
 
+    def _unknown_field(self, name: str, row: int | None = None) -> UnknownField:
+        known = shorten(", ".join(self.schema.names), MAX_LISTED_NAMES, placeholder=" …")
+        return UnknownField(name, f"the schema has no such field; it has {known}", row)
+
     def _check_rows(self, rows: Sequence[Row]) -> set[str]:
         """Return the fields that occur. Raises UnknownField, and BadValue for a row that is no object."""
         for row, values in enumerate(rows):
@@ -133,13 +139,13 @@ class Encoder:
         if unknown and self._refuse_unknown:
             name = min(unknown)
             row = next(i for i, values in enumerate(rows) if name in values)
-            raise UnknownField(name, "the schema has no such field", row)
+            raise self._unknown_field(name, row)
         return present - unknown
 
     def _encode_columns(self, columns: Mapping[str, Column], log: bool) -> EncodedBatch:
         for name in columns:
             if name not in self.schema.index and self._refuse_unknown:
-                raise UnknownField(name, "the schema has no such field")
+                raise self._unknown_field(name)
         given: list[Column | None] = [columns.get(name) for name in self.schema.names]
         count = 0
         first = None

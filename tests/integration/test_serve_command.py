@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -192,15 +193,27 @@ def test_workers_share_a_port_and_their_metrics_and_the_dead_are_replaced(store:
         assert service.stop() == 0
 
 
-@pytest.mark.parametrize(("workers", "status"), [("1", 2), ("2", 3)])
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_an_experiment_that_does_not_fit_the_store_ends_the_start(
-    store: Path, tmp_path: Path, workers: str, status: int
+    store: Path, tmp_path: Path, workers: str
 ) -> None:
     variants = [{"name": "a", "version": "stable", "weight": 0.5}, {"name": "b", "version": 7, "weight": 0.5}]
     document = {"key": "k", "model": "ctr", "variants": variants, "default": "a"}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(document))
     arguments = ["--experiment", str(tmp_path / "experiment.yaml"), "--workers", workers]
     with served(store, *arguments) as service:
-        assert service.process.wait(START_SECONDS) == status
+        assert service.process.wait(START_SECONDS) == 2
         service.stop()
-        assert "has no version 7" in " ".join("".join(service.log).split())
+        assert service.log[-1].startswith("error: ")
+        assert "has no version 7" in service.log[-1]
+        assert "Traceback" not in "".join(service.log)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_in_use_ends_the_start(store: Path, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with served(store, "--port", str(port), "--workers", workers) as service:
+            assert service.process.wait(START_SECONDS) == 2
+            service.stop()
+            assert service.log[-1].startswith(f"error: cannot listen on 127.0.0.1, port {port}: ")

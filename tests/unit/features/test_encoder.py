@@ -195,6 +195,7 @@ def test_a_bag_is_needed_for_every_multivalued_field(encoder):
 BAD_VALUES = [
     ("site", True, "a boolean"),
     ("site", 1.5, "a fraction"),
+    ("site", 1e29, "more than 64 bits"),
     ("site", math.nan, "NaN"),
     ("site", ["a"], "a list"),
     ("site", {"a": 1}, "an object"),

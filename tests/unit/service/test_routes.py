@@ -111,6 +111,29 @@ def test_wrong_values_are_pointed_to_and_never_logged(
     assert "cheap" not in str(record.__dict__)
 
 
+def test_outcomes_of_another_content_type_are_refused(service: LiveService) -> None:
+    for path in ("/v1/predict", "/v1/outcomes"):
+        answer = service.http.post(path, content=b"{}", headers={"Content-Type": "text/csv"})
+        problem(answer, 415, "unsupported-media-type")
+
+
+def test_each_outcome_that_cannot_be_read_says_why(service: LiveService) -> None:
+    good = {"outcome_id": "o", "request_id": "r", "index": 0, "clicked": 1, "occurred_at": 1.0}
+    without = {name: value for name, value in good.items() if name != "clicked"}
+    items = [3, without, good | {"clicked": 2}, good | {"index": -1}, good | {"click": 1}]
+    document = problem(service.http.post("/v1/outcomes", json={"outcomes": items}), 422, "invalid-input")
+    assert [(fault["pointer"], fault["detail"].split(", not ")[-1]) for fault in document["errors"]] == [
+        (
+            "#/outcomes/0",
+            "must be an object with outcome_id, request_id, index, clicked, occurred_at, restate",
+        ),
+        ("#/outcomes/1/clicked", "is required"),
+        ("#/outcomes/2/clicked", "2"),
+        ("#/outcomes/3/index", "-1"),
+        ("#/outcomes/4/click", "this key is not known here"),
+    ]
+
+
 def test_a_body_without_length_is_cut_off_at_the_limit(service: LiveService) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(200):
