@@ -48,12 +48,19 @@ def served(store, version, batch):
     return Scorer.open(store.path(version.model, version.version)).logits(batch)
 
 
-@pytest.mark.parametrize("network", sorted(set(NETWORKS) - {"deepfm"}))
-def test_every_network_is_published_and_served(network, dataset, store, tmp_path):
-    run = tiny_run(dataset, tmp_path / network, network, epochs=1)
-    version = publish_run(run, store, network)
-    expected = evaluate(run.model, dataset, "test").logits
-    np.testing.assert_allclose(served(store, version, dataset.load("test").batch), expected, atol=1e-4)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_is_compressed_published_and_served(network, dataset, store, tmp_path):
+    run = tiny_run(dataset, tmp_path / network, network, epochs=1, params={"hidden": [24, 16]})
+    factors = {"table_rank": 3, "mlp_rank_ratio": 0.25, "first_layer_ratio": 0.2, "statistics_rows": 2000}
+    settings = {"feature_pca": {**factors, "epochs": 0}, "ptq": {"bits": 8}}
+    smaller = compress(run, "feature_pca+ptq", settings, None, tmp_path / "small")
+    assert {layer.kind for layer in smaller.spec.layers} == {"pair_linear"}
+    version = publish_run(smaller, store, network)
+    batch = dataset.load("test").batch
+    scores = served(store, version, batch)
+    np.testing.assert_allclose(scores, evaluate(smaller.model, dataset, "test").logits, atol=1e-4)
+    np.testing.assert_allclose(served(store, version, batch.slice(3, 4)), scores[3:4], atol=1e-5)
+    assert scores.std() > 0.01
 
 
 def test_original_serves_the_scores_of_its_run(run, dataset, store, original):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from slimctr.errors import ConfigError
-from slimctr.networks import Affine, build_model, float_spec
+from slimctr.networks import NETWORKS, Affine, build_model, float_spec
 
 
 def model(network="deepfm", pooling=(None, "mean", None), **changes):
@@ -63,9 +63,73 @@ def test_a_first_layer_folded_with_the_expands_gives_the_same_logits():
     torch.testing.assert_close(made.network(stored), before)
 
 
-def test_only_deepfm_has_wide_tables():
-    assert model("deepfm").wide is not None
-    assert all(model(network).wide is None for network in ("dnn", "dcn", "dcnv2"))
+@pytest.mark.parametrize("network", NETWORKS)
+def test_first_order_weights_are_where_the_formula_has_them(network):
+    assert (model(network).wide is not None) == (network in {"deepfm", "nfm", "fibinet", "xdeepfm"})
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [("dnn", 3 * 4), ("xdeepfm", 3 * 4), ("ipnn", 3 * 4 + 3), ("nfm", 4), ("fibinet", 3 * 2 * 4)],
+)
+def test_layer_1_is_as_wide_as_what_it_reads(network, inputs):
+    assert model(network).spec.layers[0].inputs == inputs
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_settings_reach_the_backbone(network):
+    """Every setting of a network changes the shapes of its weights or its dropout."""
+    other = {"hidden": [7, 5], "batch_norm": False, "dropout": 0.7, "cross_layers": 1, "attention_layers": 2}
+    other |= {"heads": 3, "head_width": 3, "cin": [5]}
+    plain = model(network)
+    for name in NETWORKS[network].Params.model_fields:
+        spec = float_spec(
+            network,
+            dim=4,
+            field_names=["a", "b", "c"],
+            rows=[3, 5, 7],
+            pooling=[None] * 3,
+            params={"hidden": [8, 6], name: other[name]},
+        )
+        changed = build_model(spec)
+        shapes, before = (
+            [(key, tensor.shape) for key, tensor in made.state_dict().items()] for made in (changed, plain)
+        )
+        dropped = changed.backbone.mlp.blocks[0].dropout.cut != plain.backbone.mlp.blocks[0].dropout.cut
+        assert shapes != before or dropped, name
+
+
+def test_heads_share_the_embedding_width_unless_told():
+    widths = {
+        heads: build_model(
+            float_spec(
+                "autoint",
+                dim=10,
+                field_names=["a", "b"],
+                rows=[3, 5],
+                pooling=[None, None],
+                params={"hidden": [4], "heads": heads},
+            )
+        )
+        .backbone.attention[0]
+        .value.out_features
+        for heads in (2, 4, 16)
+    }
+    assert widths == {2: 10, 4: 8, 16: 16}
+
+
+@pytest.mark.parametrize("network", ["ipnn", "nfm", "fibinet"])
+def test_a_network_of_pairs_refuses_a_single_field(network):
+    with pytest.raises(
+        ConfigError, match=f"network '{network}' combines fields in pairs and needs at least 2"
+    ):
+        float_spec(network, dim=4, field_names=["a"], rows=[3], pooling=[None])
+    spec = model(network).spec
+    alone = {
+        name: getattr(spec, name)[:1] for name in ("field_names", "rows", "pooling", "tables", "expands")
+    }
+    with pytest.raises(ConfigError, match="use 'dnn' for a single field"):
+        build_model(spec.model_copy(update={**alone, "wide": spec.wide[:1]}))
 
 
 def test_tables_start_small():
@@ -83,6 +147,9 @@ def test_tables_start_small():
         ("dnn", {"hidden": []}, "setting 'hidden'"),
         ("dcn", {"cross_layers": "many"}, "setting 'cross_layers'"),
         ("dcnv2", {"cross_layers": 0}, "setting 'cross_layers'"),
+        ("autoint", {"heads": 0}, "setting 'heads' of network 'autoint'.*0"),
+        ("autoint", {"head_size": 4}, "no setting 'head_size' .did you mean 'heads'|'head_width'"),
+        ("xdeepfm", {"cin": []}, "setting 'cin' of network 'xdeepfm'"),
     ],
 )
 def test_wrong_settings_are_named(network, params, message):
@@ -96,29 +163,9 @@ def test_wrong_settings_are_named(network, params, message):
         ({"layers": ()}, "layers of the specification"),
         ({"network": "dnn"}, "has no wide tables"),
         ({"wide": ()}, "needs wide tables"),
-        ({"dim": 5}, "layer 1 takes 12 inputs, but 3 fields of 5 give 15"),
+        ({"dim": 5}, "layer 1 takes 12 inputs, but 3 fields of 5 give 15 in network 'deepfm'"),
     ],
 )
 def test_a_specification_that_does_not_fit_its_network_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         build_model(model().spec.model_copy(update=changes))
-
-
-@pytest.mark.parametrize("network", ["dnn", "deepfm", "dcn", "dcnv2"])
-def test_the_network_half_is_one_graph_for_any_batch_size(network):
-    made = model(network)
-
-    class NetworkHalf(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = made
-
-        def forward(self, stored):
-            return self.model.network(stored)
-
-    stored = torch.randn(3, made.spec.stored_width)
-    batch = torch.export.Dim("batch", min=1)
-    graph = torch.export.export(NetworkHalf(), (stored,), dynamic_shapes={"stored": {0: batch}}).module()
-    for rows in (1, 3, 50):
-        stored = torch.randn(rows, made.spec.stored_width)
-        torch.testing.assert_close(graph(stored), made.network(stored))
