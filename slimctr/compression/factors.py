@@ -88,9 +88,9 @@ def shifted_above_zero(factors: LayerFactors, outputs: Moments) -> LayerFactors:
     return LayerFactors(factors.w1, factors.b1 + shift, factors.w2, factors.b2 - factors.w2 @ shift)
 
 
-def table_pays(rows: int, dim: int, rank: int) -> bool:
-    """True when codes, basis and mean take fewer floats than the table."""
-    return rows * rank + dim * rank + dim < rows * dim
+def table_pays(rows: int, width: int, rank: int, dim: int) -> bool:
+    """True when codes, basis and mean of embeddings of `dim` take fewer floats than a table of `width` columns."""
+    return rows * rank + dim * rank + dim < rows * width
 
 
 def layer_pays(layer: LayerSpec, rank: int) -> bool:
@@ -112,6 +112,7 @@ def rebuild(
         rank = table.basis.shape[1]
         table_specs[field] = TableSpec(dim=rank)
         expands[field] = ExpandSpec(kind="affine", rank=rank)
+        state.pop(f"expands.{field}.weight", None)  # of a projection, whose place the basis takes
         state[f"tables.{field}.weight"] = _float32(table.codes)
         state[f"expands.{field}.basis"] = _float32(table.basis)
         state[f"expands.{field}.mean"] = _float32(table.mean)

@@ -47,7 +47,7 @@ def low_rank_objection(spec: ModelSpec, config: LowRankSettings) -> str | None:
         return "both 'tables' and 'mlp' are false, so there is nothing to factor"
     if config.tables and any(table.kind != "float" for table in spec.tables):
         return "its tables are quantized already; factor first and quantize after, as in 'feature_pca+ptq'"
-    if config.tables and any(expand.kind != "identity" for expand in spec.expands):
+    if config.tables and any(expand.kind == "affine" for expand in spec.expands):
         return "its tables are of low rank already; set tables=false to factor the MLP alone"
     if config.mlp and any(layer.kind != "linear" for layer in spec.layers):
         return "its MLP is factored already; set mlp=false to factor the tables alone"
@@ -85,7 +85,7 @@ def factor_model(
     """
     spec, chosen, tables = model.spec, {}, {}
     if config.tables:
-        weights = [_weight(model, i) for i in range(len(spec.rows))]
+        weights = [_embeddings(model, i) for i in range(len(spec.rows))]
         axes = {
             i: table_axes(
                 weights[i], data.counts[i], weighted=weighted, centered=centered and spec.pooling[i] != "sum"
@@ -112,25 +112,33 @@ def factor_model(
 def _table_ranks(spec: ModelSpec, config: LowRankSettings, axes: Mapping[int, TableAxes]) -> dict[int, int]:
     """Rank of every table that gains from it, by field position."""
     fields = range(len(spec.rows))
+
+    def pays(field: int, rank: int) -> bool:
+        """True when a rank saves bytes, and of a table that lost columns already at least two more."""
+        width = spec.tables[field].dim
+        return table_pays(spec.rows[field], width, rank, spec.dim) and (width == spec.dim or width > rank + 1)
+
     if config.rank_policy == "uniform":
         rank = config.table_rank or max(1, round(RANK_SHARE * spec.dim))
         ranks = dict.fromkeys(fields, rank)
     elif config.rank_policy == "energy":
         ranks = {i: energy_rank(axes[i].axes.eigenvalues, config.energy) for i in fields}
     else:
-        able = [i for i in fields if table_pays(spec.rows[i], spec.dim, 1)]
-        whole = sum(4 * spec.dim * spec.rows[i] for i in fields if i not in able)
+        able = [i for i in fields if pays(i, 1)]
+        whole = sum(4 * spec.tables[i].dim * spec.rows[i] for i in fields if i not in able)
         budget = int(config.table_budget * 4 * spec.dim * sum(spec.rows)) - whole
         spectra = [axes[i].axes.eigenvalues for i in able]
         try:
             ranks = dict(zip(able, greedy_ranks(spectra, [spec.rows[i] for i in able], budget), strict=True))
         except ValueError as problem:
             raise CompressionError(f"table_budget {config.table_budget} is too small: {problem}") from None
-    return {i: rank for i, rank in ranks.items() if table_pays(spec.rows[i], spec.dim, rank)}
+    return {i: rank for i, rank in ranks.items() if pays(i, rank)}
 
 
-def _weight(model: CtrModel, field: int) -> NDArray[np.float32]:
-    return model.tables[field].weight.detach().numpy()
+def _embeddings(model: CtrModel, field: int) -> NDArray[np.float32]:
+    """Every row of a field as the network reads it: (N, D)."""
+    matrix, offset = model.expands[field].block()
+    return (model.tables[field].weight @ matrix + offset).detach().numpy()
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

@@ -110,6 +110,8 @@ def _search(model: CtrModel, data: CompressionData, budget: ColumnBudget, plan: 
             read += len(others.labels)
         alive = torch.from_numpy(state.mask).to(torch.float32)
         gradient, loss = mask_gradient(model.eval(), batch, alive)
+        if number == 1 or number % TRACE_STEPS == 0:
+            trace.append(_trace(number, loss, state, budget))
         state = step(
             state,
             gradient.numpy().astype(np.float64),
@@ -121,8 +123,6 @@ def _search(model: CtrModel, data: CompressionData, budget: ColumnBudget, plan: 
         now = final_mask(state, budget)
         if not np.array_equal(now, kept):
             kept, settled_since = now, number
-        if number == 1 or number % TRACE_STEPS == 0:
-            trace.append(_trace(number, loss, state, budget))
         data.progress.step(1, number, limit, loss)
         settled = number >= FEWEST_STEPS and number - settled_since >= SETTLED_STEPS
         if settled or number >= limit:

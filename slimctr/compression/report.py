@@ -18,6 +18,8 @@ REPORT_FILE = "report.json"
 class ModelBytes:
     """Bytes of a model before export: rows of the tables, steps of columns, everything else in float32.
 
+    A field of fewer columns adds two bytes for the number of each.
+
     The artifact (network as exported, vocabulary, headers) is measured when it is published.
     """
 
@@ -44,6 +46,7 @@ def model_bytes(model: CtrModel) -> ModelBytes:
     wide = sum(n * row_bytes(table) for n, table in zip(spec.rows, spec.wide, strict=False))
     columns = sum(8 * table.dim for table in (*spec.tables, *spec.wide) if table.scale == "column")
     network = sum(4 * p.numel() for part in (model.expands, model.backbone) for p in part.parameters())
+    network += sum(2 * len(expand.columns or ()) for expand in spec.expands)
     return ModelBytes(tables, wide, columns, network)
 
 

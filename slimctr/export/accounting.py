@@ -14,11 +14,11 @@ from slimctr.export.tables import StoredTables, tensor_name
 from slimctr.networks import ModelSpec, build_model, float_spec
 
 
-def count_bytes(spec: ModelSpec, tables: StoredTables, folder: Path) -> Bytes:
+def count_bytes(spec: ModelSpec, tables: StoredTables, folder: Path, original_dim: int) -> Bytes:
     """Return the byte figures of the files in `folder`; components add up to all files but the manifest.
 
-    The original is the float32 model of the same network, vocabulary and golden rows. Its network is
-    exported to be measured, its tables are computed.
+    The original is the float32 model of the same network, vocabulary and golden rows with embeddings of
+    `original_dim`. Its network is exported to be measured, its tables are computed.
     """
     sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
     payload = sum(tables.payload_by_role.values())
@@ -30,11 +30,11 @@ def count_bytes(spec: ModelSpec, tables: StoredTables, folder: Path) -> Bytes:
         "vocabulary": sizes[VOCABULARY_FILE],
         "golden": sizes[GOLDEN_FILE],
     }
-    original_payload = 4 * sum(spec.rows) * (spec.dim + (1 if spec.wide else 0))
-    original_tables = original_payload + _float_header_bytes(spec)
+    original_payload = 4 * sum(spec.rows) * (original_dim + (1 if spec.wide else 0))
+    original_tables = original_payload + _float_header_bytes(spec, original_dim)
     original_network = (
-        _float_network_bytes(_float_twin(spec).model_dump_json())
-        if _is_compressed(spec)
+        _float_network_bytes(_float_twin(spec, original_dim).model_dump_json())
+        if _is_compressed(spec) or spec.dim != original_dim
         else sizes[NETWORK_FILE]
     )
     return Bytes(
@@ -53,11 +53,11 @@ def _is_compressed(spec: ModelSpec) -> bool:
     )
 
 
-def _float_twin(spec: ModelSpec) -> ModelSpec:
-    """The float model of the same shape with tables of one row, which its network does not see."""
+def _float_twin(spec: ModelSpec, dim: int) -> ModelSpec:
+    """The float model of embeddings of `dim` with tables of one row, which its network does not see."""
     return float_spec(
         spec.network,
-        dim=spec.dim,
+        dim=dim,
         field_names=spec.field_names,
         rows=[1] * len(spec.rows),
         pooling=spec.pooling,
@@ -75,9 +75,9 @@ def _float_network_bytes(spec_json: str) -> int:
     return len(onnx_bytes(fold_network(model)))
 
 
-def _float_header_bytes(spec: ModelSpec) -> int:
-    """Bytes before the tensor data of a safetensors file with the float tables of `spec`."""
-    widths = {"embedding": spec.dim, "wide": 1} if spec.wide else {"embedding": spec.dim}
+def _float_header_bytes(spec: ModelSpec, dim: int) -> int:
+    """Bytes before the tensor data of a safetensors file with float tables of `dim` columns."""
+    widths = {"embedding": dim, "wide": 1} if spec.wide else {"embedding": dim}
     shapes = {
         tensor_name(role, field): [rows, width]
         for role, width in widths.items()

@@ -152,7 +152,7 @@ def _write_files(
         features=dataset.schema.model_dump(mode="json", exclude_defaults=True),
         tables=tables.entries,
         network=Network(width=run.spec.stored_width, opset=OPSET),
-        bytes=count_bytes(run.spec, tables, folder),
+        bytes=count_bytes(run.spec, tables, folder, run.config.dim),
         base_vocabulary=base_vocabulary,
         encoder=encoder,
         parity_atol=PARITY_ATOL,

@@ -207,4 +207,4 @@ def test_settings_that_do_nothing_are_refused(run, data):
 def test_unknown_method_names_the_nearest():
     with pytest.raises(CompressionError, match="did you mean 'feature_pca'"):
         find_method("feature_pc")
-    assert set(METHODS) == {"svd", "feature_pca", "ptq"}
+    assert {"svd", "feature_pca", "ptq", "ham"} <= set(METHODS)

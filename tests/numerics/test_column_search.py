@@ -1,0 +1,188 @@
+"""Column masks on networks: gradients against finite differences, compact against masked, orthogonality."""
+
+import numpy as np
+import pytest
+import torch
+
+from slimctr.compression.columns import compact, estimate_batch_norm
+from slimctr.compression.data import CompressionData
+from slimctr.compression.mask_search import MaskedColumns, mask_gradient
+from slimctr.compression.orthogonality import column_overlap, regularity
+from slimctr.export.folding import fold_network
+from slimctr.networks import NETWORKS, build_model, float_spec
+from slimctr.training import Batch, TensorSplit, TrainConfig
+
+MASK = np.array([[1, 0, 1, 1, 0, 1], [0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 1]], bool)
+
+
+def network(name):
+    """A model with random weights over four fields, one of them pooled, and lively batch-norms."""
+    torch.manual_seed(3)
+    spec = float_spec(
+        name,
+        dim=6,
+        field_names=["a", "b", "c", "d"],
+        rows=[30, 40, 50, 3],
+        pooling=[None, "mean", None, None],
+        params={"hidden": (20, 16, 12)},
+        negative_sampling_rate=0.25,
+    )
+    model = build_model(spec).eval()
+    for parameter_name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.5 if "tables" in parameter_name else 0.2)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return model
+
+
+def batch(rows=64):
+    generator = torch.Generator().manual_seed(7)
+    ids = torch.stack([torch.randint(n, (rows,), generator=generator) for n in (30, 50, 3)], dim=1)
+    bag = (torch.randint(40, (2 * rows,), generator=generator), torch.arange(0, 2 * rows + 1, 2))
+    labels = torch.randint(2, (rows,), generator=generator).float()
+    return Batch(ids.int(), ((bag[0].int(), bag[1]),), labels)
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("alignment", ["scatter", "projection"])
+def test_compact_model_is_the_masked_one(name, alignment):
+    model, rows = network(name), batch()
+    smaller = compact(model, MASK, alignment)
+    assert [table.dim for table in smaller.spec.tables] == [4, 1, 6, 2]
+    stored = model.lookup(rows.ids, rows.bags)
+    masked = stored.clone()
+    masked[:, :24] *= torch.from_numpy(MASK).ravel()
+    with torch.no_grad():
+        torch.testing.assert_close(smaller(rows.ids, rows.bags), model.network(masked), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_folded_compact_network_is_the_same_function(name):
+    smaller = compact(network(name), MASK)
+    stored = torch.randn(50, smaller.spec.stored_width, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fold_network(smaller)(stored), smaller.network(stored), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_folding_deletes_the_input_columns_of_layer_1():
+    model = network("dnn")
+    smaller = compact(model, MASK)
+    folded = fold_network(smaller).folded.backbone.mlp.blocks[0]
+    gain = model.backbone.mlp.blocks[0].norm
+    scale = gain.weight / torch.sqrt(gain.running_var + gain.eps)
+    kept = model.backbone.mlp.blocks[0].linear.weight[:, torch.from_numpy(MASK).ravel()]
+    torch.testing.assert_close(folded.linear.weight, (scale.unsqueeze(1) * kept).detach())
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_mask_gradient_is_that_of_a_relaxed_mask(name):
+    """Central differences of the log-loss over z, at columns that are alive and at columns that are dead."""
+    model, rows = network(name).double(), batch()
+    model.expands = MaskedColumns(24)
+    mask = torch.from_numpy(MASK).double()
+    gradient, loss = mask_gradient(model, rows, mask)
+
+    def loss_at(relaxed):
+        model.expands.mask = relaxed.reshape(-1)
+        with torch.no_grad():
+            logits = model(rows.ids, rows.bags) - model.logit_correction
+            return torch.nn.functional.binary_cross_entropy_with_logits(logits, rows.labels.double())
+
+    assert loss == pytest.approx(float(loss_at(mask)))
+    for field, column in [(0, 0), (0, 1), (1, 2), (1, 0), (2, 4), (3, 5), (3, 3)]:
+        shift = torch.zeros_like(mask)
+        shift[field, column] = 1e-5
+        expected = (loss_at(mask + shift) - loss_at(mask - shift)) / 2e-5
+        assert float(gradient[field, column]) == pytest.approx(float(expected), rel=1e-4, abs=1e-9)
+    assert (gradient[1, :2] != 0).all()  # a dead column still says how it is missed
+
+
+def test_every_row_of_a_field_sees_the_same_mask():
+    masked = MaskedColumns(24)
+    masked.mask = torch.from_numpy(MASK).float().ravel()
+    out = masked(torch.ones(5, 24))
+    assert torch.equal(out, masked.mask.expand(5, 24))
+    assert set(out.unique().tolist()) == {0.0, 1.0}
+
+
+def test_orthogonal_columns_have_no_overlap_and_alike_ones_nearly_all():
+    orthonormal = torch.linalg.qr(torch.randn(40, 6, generator=torch.Generator().manual_seed(1)))[0]
+    x = torch.stack([orthonormal, torch.ones(40, 6)], dim=1)
+    none, most = column_overlap(x)
+    assert float(none) == pytest.approx(0.0, abs=1e-12)
+    assert float(most) == pytest.approx(30 / 36)
+
+
+def test_overlap_is_that_of_a_naive_loop_and_does_not_know_scale():
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(50, 3, 4, generator=generator, dtype=torch.float64)
+    expected = []
+    for field in range(3):
+        total = 0.0
+        for i in range(4):
+            for j in range(4):
+                a, b = x[:, field, i], x[:, field, j]
+                total += (float(a @ b / (a.norm() * b.norm())) - (i == j)) ** 2
+        expected.append(total / 16)
+    torch.testing.assert_close(column_overlap(x), torch.tensor(expected, dtype=torch.float64))
+    scales = 10 ** torch.linspace(-3, 3, 12, dtype=torch.float64).reshape(3, 4)
+    torch.testing.assert_close(column_overlap(x * scales), column_overlap(x))
+
+
+def test_overlap_of_few_rows_and_of_dead_columns_is_finite():
+    x = torch.randn(2, 1, 6, generator=torch.Generator().manual_seed(3))
+    x[:, 0, 2] = 0.0
+    x.requires_grad_(True)
+    overlap = column_overlap(x)
+    overlap.sum().backward()
+    assert 0 <= overlap.item() < 1
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("rows_from", ["batch", "uniform"])
+def test_regularity_is_the_mean_over_fields_with_enough_rows(rows_from):
+    model, rows = network("deepfm"), batch()
+    stored = model.lookup(rows.ids, rows.bags)
+    value = regularity(model.spec, 0.5, rows_from)(model, stored)
+    read = (
+        [stored[:, 6 * i : 6 * i + 6] for i in range(3)]  # field d has 3 rows, fewer than columns
+        if rows_from == "batch"
+        else [model.tables[i].weight for i in range(3)]
+    )
+    expected = 0.5 * sum(column_overlap(x.unsqueeze(1)) for x in read) / 3
+    torch.testing.assert_close(value, expected.squeeze())
+
+
+def test_regularity_of_nothing_is_none():
+    model = network("dnn")
+    assert regularity(model.spec, 0.0) is None
+    assert regularity(model.spec.model_copy(update={"rows": (3, 3, 3, 3)}), 1.0) is None
+
+
+class Rows(CompressionData):
+    """The batch of this file as the training split."""
+
+    def __init__(self, rows, config):
+        self.split = {"train": TensorSplit(*rows)}.__getitem__
+        self.training = config
+
+
+def test_batch_norm_statistics_become_those_of_the_smaller_network():
+    smaller, rows = compact(network("dnn"), MASK), batch(500)
+    before = {name: tensor.clone() for name, tensor in smaller.named_parameters()}
+    config = TrainConfig.resolve({"network": "dnn", "batch_rows": 500})
+    assert estimate_batch_norm(smaller, Rows(rows, config)) == 1
+    with torch.no_grad():
+        first = smaller.backbone.mlp.blocks[0]
+        outputs = first.linear(smaller.expands(smaller.lookup(rows.ids, rows.bags)))
+    torch.testing.assert_close(first.norm.running_mean, outputs.mean(dim=0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(first.norm.running_var, outputs.var(dim=0), atol=1e-5, rtol=1e-4)
+    assert first.norm.momentum == 0.1
+    assert not smaller.training
+    assert not first.norm.training
+    for name, tensor in smaller.named_parameters():
+        assert torch.equal(tensor, before[name]), name
