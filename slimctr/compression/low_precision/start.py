@@ -22,6 +22,7 @@ from slimctr.networks import (
     build_model,
 )
 from slimctr.networks.integer_table import IntegerTable, StepScope
+from slimctr.networks.tables import build_table
 from slimctr.training import TrainConfig
 
 BLOCK_ROWS = 65_536
@@ -117,22 +118,23 @@ def start_integer_table(
 def with_tables(
     model: CtrModel, tables: Sequence[nn.Module], wide: Sequence[nn.Module] | None, *, fresh: bool = False
 ) -> CtrModel:
-    """Return a model like `model` around other tables; `wide` None keeps its first-order tables as they are kind.
+    """Return a model like `model` around other tables; its own first-order tables stay when `wide` is None.
 
     With `fresh` the rest has new weights from torch's global generator, otherwise those of `model`.
     """
-    parts: dict[str, object] = {"tables": [table_spec(table) for table in tables]}
-    if wide is not None:
-        parts["wide"] = [table_spec(table) for table in wide]
-    other = build_model(with_parts(model.spec, **parts))
-    other.tables = nn.ModuleList(tables)
+    if wide is None and model.wide is not None:
+        wide = [build_table(spec, n) for spec, n in zip(model.spec.wide, model.spec.rows, strict=True)]
+        if not fresh:
+            nn.ModuleList(wide).load_state_dict(model.wide.state_dict())
+    kinds = {"tables": [table_spec(table) for table in tables], "wide": [table_spec(t) for t in wide or ()]}
+    one_row = with_parts(model.spec, **kinds, rows=[1] * len(tables))  # the tables it builds are thrown away
+    other = build_model(one_row)
     if not fresh:
         other.expands.load_state_dict(model.expands.state_dict())
         other.backbone.load_state_dict(model.backbone.state_dict())
-    if wide is not None:
-        other.wide = nn.ModuleList(wide)
-    elif other.wide is not None and not fresh:
-        other.wide.load_state_dict(model.wide.state_dict())
+    other.spec = with_parts(one_row, rows=model.spec.rows)
+    other.tables = nn.ModuleList(tables)
+    other.wide = nn.ModuleList(wide) if wide else None
     return other.eval()
 
 
