@@ -17,6 +17,7 @@ class Catalog:
     def __init__(self, store: ModelStore) -> None:
         self._store = store
         self._labels: dict[str, Labels] = {}
+        self._complaints: dict[str, str] = {}
 
     async def models(self) -> list[str]:
         """Return the models that have a version."""
@@ -31,7 +32,7 @@ class Catalog:
         await asyncio.to_thread(self._store.path, model, version)
 
     async def labels(self) -> dict[str, Labels]:
-        """Return the labels of every model; those of a file that cannot be read are the last ones that could."""
+        """Return the labels of every model; where they cannot be read or vanished, the last ones that were."""
         self._labels = await asyncio.to_thread(self._read_labels)
         return self._labels
 
@@ -40,15 +41,40 @@ class Catalog:
         return await asyncio.to_thread(self._read_manifests, model)
 
     def _read_labels(self) -> dict[str, Labels]:
+        present = self._read_models()
         labels = {}
-        for model in self._store.models():
-            try:
-                labels[model] = self._store.labels(model)
-            except StoreError as error:
-                logger.warning("labels are not readable", extra={"model": model, "detail": str(error)})
-                if model in self._labels:
-                    labels[model] = self._labels[model]
+        for model in sorted(present | self._labels.keys()):
+            found = self._read_labels_of(model)
+            if found.labels or model in present:
+                labels[model] = found
         return labels
+
+    def _read_models(self) -> set[str]:
+        try:
+            return set(self._store.models())
+        except OSError as error:
+            self._complain("", "store is not readable", str(error))
+            return set()
+
+    def _read_labels_of(self, model: str) -> Labels:
+        last = self._labels.get(model, Labels())
+        try:
+            found = self._store.labels(model)
+        except (StoreError, OSError) as error:
+            self._complain(model, "labels are not readable", str(error))
+            return last
+        if found.revision == 0 and last.revision > 0:
+            # No command deletes a file of labels: its folder is gone, such as with a disk that was unmounted.
+            self._complain(model, "labels have vanished", "the last ones stay in force")
+            return last
+        self._complaints.pop(model, None)
+        return found
+
+    def _complain(self, model: str, event: str, detail: str) -> None:
+        """Log a complaint once, not at every look."""
+        if self._complaints.get(model) != detail:
+            self._complaints[model] = detail
+            logger.warning(event, extra={"model": model or None, "detail": detail})
 
     def _read_manifests(self, model: str) -> dict[int, Manifest]:
         manifests = {}

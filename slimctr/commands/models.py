@@ -19,33 +19,41 @@ DEFAULT_STORE = Path("./models")
 
 @app.command("list")
 def list_models(store: Store = DEFAULT_STORE) -> None:
-    """List every version with its labels, method and bytes.
+    """List every version with its labels, method and bytes; versions that cannot be read come last, as an error.
 
     Example: slimctr models list --store ./models
     """
     from rich.console import Console
     from rich.table import Column, Table
 
+    from model_store.errors import StoreError
     from model_store.store import ModelStore
 
     models = ModelStore(store)
     table = Table(*(Column(title, overflow="fold") for title in ("model", "version", "labels", "method")))
     for column in ("payload bytes", "artifact bytes", "test auc"):
         table.add_column(column, justify="right")
+    broken: list[str] = []
     for name in models.models():
         labels = models.labels(name)
         for version in models.versions(name):
-            manifest = models.manifest(name, version)
+            try:
+                manifest = models.manifest(name, version)
+            except StoreError as error:
+                broken.append(f"{name}@{version} is not readable: {error}")
+                continue
             auc = manifest.evaluation.get("test_auc")
             table.add_row(
                 *(name, str(version), ", ".join(labels.pointing_to(version)), _method(manifest)),
                 *(f"{manifest.bytes.payload:,}", f"{manifest.artifact_bytes:,}"),
                 "" if auc is None else f"{auc:.6f}",
             )
-    if table.row_count == 0:
+    if table.row_count == 0 and not broken:
         typer.echo(f"{store} holds no model; `slimctr publish` adds one")
         return
     Console().print(table)
+    if broken:
+        raise StoreError("; ".join(broken))
 
 
 @app.command()

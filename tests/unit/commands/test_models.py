@@ -7,9 +7,9 @@ import pytest
 from artifacts import build_artifact
 from typer.testing import CliRunner
 
-from model_store.errors import Conflict, NotFound
+from model_store.errors import Conflict, NotFound, StoreError
 from model_store.store import ModelStore
-from slimctr.commands.models import app
+from slimctr.commands.models import app, list_models
 
 
 @pytest.fixture
@@ -42,6 +42,15 @@ def test_list(run, root):
 def test_list_of_nothing(tmp_path):
     result = CliRunner().invoke(app, ["list", "--store", str(tmp_path / "none")])
     assert "holds no model" in result.output
+
+
+def test_list_shows_the_rest_when_a_version_is_damaged(root, capsys):
+    manifest = root / "ctr" / "1" / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text("{")
+    with pytest.raises(StoreError, match="ctr@1 is not readable"):
+        list_models(root)
+    assert "ptq" in capsys.readouterr().out
 
 
 def test_show(run):

@@ -371,6 +371,29 @@ def test_labels_that_cannot_be_read_leave_the_last_ones_in_force(tmp_path: Path)
     run(tmp_path, test)
 
 
+def test_a_store_that_vanishes_leaves_what_is_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "models"
+    build_artifact(root, label="stable")
+
+    async def test(case: Case) -> None:
+        root.rename(tmp_path / "elsewhere")
+        await case.look()
+        root.mkdir()  # the empty folder of an unmounted disk
+        await case.look()
+        assert case.pool.labels("ctr") == {"stable": 1}
+        assert case.states() == {1: State.READY}
+        root.rmdir()
+        (tmp_path / "elsewhere").rename(root)
+        case.store.remove_label("ctr", "stable")
+        await case.look()
+        assert case.pool.labels("ctr") == {}
+
+    run(root, test)
+    assert [record.getMessage() for record in caplog.records].count("labels have vanished") == 1
+
+
 def test_looked_up_values_are_counted_by_field_and_outcome(tmp_path: Path) -> None:
     build_artifact(tmp_path, label="stable")
 
