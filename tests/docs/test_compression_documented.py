@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from slimctr.compression import METHODS, RECIPES
+from slimctr.networks import NETWORKS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "compression.md").read_text()
 SETTINGS = sorted({(name, key) for name, method in METHODS.items() for key in method.config.model_fields})
@@ -67,3 +68,10 @@ def test_every_recipe_has_a_row_with_its_command(name):
 def test_no_row_describes_what_is_gone():
     assert set(DEFAULTS) == set(SETTINGS)
     assert set(COMMANDS) == set(RECIPES)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_page_says_where_codes_enter(network):
+    table = PAGE.split("| codes enter |")[1].split("\n\n")[0]
+    (row,) = [line for line in table.splitlines() if f"`{network}`" in line]
+    assert row.startswith("| nowhere") != NETWORKS[network].mlp_reads_embeddings
