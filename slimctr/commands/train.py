@@ -9,9 +9,13 @@ import typer
 def train(
     data: Annotated[Path, typer.Option(help="Encoded data set, from `slimctr data prepare`.")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
-    network: Annotated[str | None, typer.Option(help="Network: dnn, deepfm, dcn or dcnv2.")] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="Network: dnn, deepfm, dcn, dcnv2, ipnn, autoint, nfm, fibinet, gdcn or xdeepfm."),
+    ] = None,
     config: Annotated[
-        str | None, typer.Option(help="YAML file of settings, or the name of a preset (frappe, quickstart).")
+        str | None,
+        typer.Option(help="YAML file of settings, or the name of a preset (see docs/training.md)."),
     ] = None,
     settings: Annotated[
         list[str] | None,

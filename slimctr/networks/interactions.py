@@ -156,8 +156,8 @@ class FieldAttention(nn.Module):
 class CompressedInteraction(nn.Module):
     """Sums over D of the maps X^k_h = relu(sum_ij W^k_hij X^{k-1}_i * X^0_j), X^0 = x, of every layer k.
 
-    Source: CIN of xDeepFM, arXiv 1803.05170, equations 6 and 8; all maps feed both the next layer and the
-    output ("no split"). `maps[k]` holds W^k as (H_k, H_{k-1} F). The widest intermediate is (B, D, H_{k-1} F).
+    Source: CIN of xDeepFM, arXiv 1803.05170, equation 6, with a ReLU on the maps; all maps feed both the next
+    layer and the output. `maps[k]` holds W^k as (H_k, H_{k-1} F). The widest value is (B, D, H_{k-1} F).
     """
 
     def __init__(self, fields: int, widths: Sequence[int]) -> None:
