@@ -1,10 +1,14 @@
-"""docs/training.md describes every setting with its true default, every network setting and every preset."""
+"""docs/training.md describes every network, every setting with its true default, and every preset."""
 
 import json
+import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+import yaml
 
+from slimctr.commands.train import train
 from slimctr.networks import NETWORKS
 from slimctr.training import TrainConfig, preset_names
 
@@ -16,7 +20,10 @@ ROWS = [
     if line.startswith("|")
 ]
 FIRST_CELLS = {row[0] for row in ROWS}
-DEFAULTS = {row[0].strip("`"): row[1] for row in ROWS}
+NAMED = [row for row in ROWS if row[0].startswith("`")]
+DEFAULTS = {row[0].strip("`"): row[1] for row in NAMED}
+MEANINGS = {row[0].strip("`"): row[2] for row in NAMED if len(row) == 3}
+NETWORK_SETTINGS = [(network, name) for network in NETWORKS for name in NETWORKS[network].Params.model_fields]
 
 
 @pytest.mark.parametrize("key", TrainConfig.model_fields)
@@ -33,10 +40,33 @@ def test_every_setting_has_a_row_with_its_default(key):
         assert float(written) == default
 
 
+@pytest.mark.parametrize(("network", "name"), NETWORK_SETTINGS)
+def test_every_network_setting_has_a_row_with_its_default(network, name):
+    whose = MEANINGS[name].split(":")[0]
+    assert whose == "all" or f"`{network}`" in whose
+    usual, _, others = DEFAULTS[name].partition(" (")
+    own = re.search(rf"`{network}`: ([^,)]+)", others)
+    written = yaml.safe_load(own[1] if own else usual)
+    default = NETWORKS[network].Params.model_fields[name].default
+    assert (None if written == "none" else written) == (
+        list(default) if isinstance(default, tuple) else default
+    )
+
+
+def test_rows_name_no_network_without_the_setting():
+    for name, meaning in MEANINGS.items():
+        for network in re.findall(r"`(\w+)`", meaning.split(":")[0]):
+            if network in NETWORKS:
+                assert name in NETWORKS[network].Params.model_fields, (name, network)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_setting_has_a_row(network):
-    missing = {f"`{name}`" for name in NETWORKS[network].Params.model_fields} - FIRST_CELLS
-    assert not missing
+def test_every_network_has_its_formula_and_is_offered_by_the_command(network):
+    formula = DEFAULTS[network]
+    assert formula.startswith("head(")
+    assert ("+ wide" in formula) == NETWORKS[network].has_wide
+    (option,) = get_type_hints(train, include_extras=True)["network"].__metadata__
+    assert re.search(rf"\b{network}\b", option.help)
 
 
 def test_every_preset_has_a_row():
@@ -46,7 +76,7 @@ def test_every_preset_has_a_row():
 def test_no_row_describes_a_setting_that_is_gone():
     settings = {key.strip("`") for key in FIRST_CELLS if key.startswith("`")}
     params = {name for network in NETWORKS.values() for name in network.Params.model_fields}
-    assert settings == set(TrainConfig.model_fields) | params | set(preset_names())
+    assert settings == set(TrainConfig.model_fields) | params | set(NETWORKS) | set(preset_names())
 
 
 def test_the_measured_table_is_the_results_file():
