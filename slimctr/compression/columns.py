@@ -37,7 +37,7 @@ def column_budget(spec: ModelSpec, ratio: float, cost: Cost) -> ColumnBudget:
 
 def columns_objection(spec: ModelSpec, config: Settings) -> str | None:
     """Say why columns may not be taken from the tables of a model any more."""
-    if any(table.kind == "quantized" for table in spec.tables):
+    if any(table.kind != "float" for table in spec.tables):
         return "its tables are quantized already; prune columns first and quantize after, as in 'ham+ptq'"
     if any(expand.kind == "affine" for expand in spec.expands):
         return (

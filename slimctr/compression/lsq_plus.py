@@ -38,8 +38,6 @@ class LsqPlusSettings(LowPrecisionSettings):
 def lsq_plus_objection(spec: ModelSpec, config: LsqPlusSettings) -> str | None:
     """Say why the tables of a model may not be trained through a quantizer."""
     low_rank = [expand.kind == "affine" for expand in spec.expands]
-    if any(low_rank) and config.start == "fresh":
-        return "its tables are of low rank, and new weights would lose that; set start=trained"
     widths = {table.dim for table, is_low in zip(spec.tables, low_rank, strict=True) if not is_low}
     if config.step_scope == "all" and len(widths) > 1:
         return "its tables differ in width, so they cannot share one offset; set step_scope=field"

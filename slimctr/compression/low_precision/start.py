@@ -62,6 +62,8 @@ def low_precision_objection(spec: ModelSpec, config: LowPrecisionSettings) -> st
         return "its tables are quantized already, and a second grid would only add error"
     if config.start == "fresh" and any(layer.kind != "linear" for layer in spec.layers):
         return "its MLP is factored, and new weights would lose that; set start=trained"
+    if config.start == "fresh" and any(expand.kind in ("affine", "projection") for expand in spec.expands):
+        return "its tables have trained bases, and new weights would lose them; set start=trained"
     return None
 
 

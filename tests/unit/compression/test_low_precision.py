@@ -187,6 +187,28 @@ def test_a_factored_mlp_is_kept_by_a_start_from_the_run(run, tmp_path):
     assert small.lineage.methods[1].statistics["valid_auc_before"] > 0.7
 
 
+HAM = {"orthogonality": 0, "search_steps": 20, "epochs": 0, "budget_ratio": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("alpt", {}), ("lpt", {"bits": 4}), ("lsq_plus", {"step_scope": "field"})]
+)
+def test_the_columns_that_ham_kept_are_trained_as_codes(method, settings, run, tmp_path):
+    settings = {"ham": HAM, method: {**QUICK, **settings}}
+    small = compress(run, f"ham+{method}", settings, None, tmp_path / "run")
+    assert {table.kind for table in small.spec.tables} == {"quantized"}
+    assert len({table.dim for table in small.spec.tables}) > 1
+    assert [expand.columns and len(expand.columns) for expand in small.spec.expands] == [
+        table.dim if table.dim < 8 else None for table in small.spec.tables
+    ]
+    assert small.metrics["test"]["auc"] > 0.6
+
+
+def test_tables_of_different_width_do_not_share_an_offset(run, tmp_path):
+    with pytest.raises(CompressionError, match=r"differ in width.*step_scope=field"):
+        compress(run, "ham+lsq_plus", {"ham": HAM}, None, tmp_path / "run")
+
+
 @pytest.mark.parametrize("method", ["lpt", "alpt", "lsq_plus"])
 def test_quantized_tables_are_refused(method, run, dataset, tmp_path):
     for text in (f"ptq+{method}", f"alpt+{method}" if method != "alpt" else "lpt+alpt"):
@@ -195,7 +217,7 @@ def test_quantized_tables_are_refused(method, run, dataset, tmp_path):
             compress(run, text, settings, None, tmp_path / "run")
 
 
-@pytest.mark.parametrize("later", ["ptq", "svd", "feature_pca"])
+@pytest.mark.parametrize("later", ["ptq", "svd", "feature_pca", "ham"])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_nothing_follows_on_integer_tables(later, bits, run, tmp_path):
     with pytest.raises(CompressionError, match="quantized already"):
@@ -207,13 +229,18 @@ def test_nothing_follows_on_integer_tables(later, bits, run, tmp_path):
     [
         ("feature_pca+alpt", {"alpt": {"start": "trained"}}, "ptq and lsq_plus take a step per column"),
         ("feature_pca+lpt", {}, "ptq and lsq_plus take a step per column"),
-        ("feature_pca+lsq_plus", {"lsq_plus": {"start": "fresh"}}, "low rank.*set start=trained"),
+        (
+            "feature_pca+lsq_plus",
+            {"feature_pca": {"mlp": False}, "lsq_plus": {"start": "fresh"}},
+            "trained bases.*set start=trained",
+        ),
+        ("ham+alpt", {"ham": {**HAM, "alignment": "projection"}}, "trained bases.*set start=trained"),
         ("feature_pca+alpt", {"feature_pca": {"tables": False}}, "MLP is factored.*set start=trained"),
     ],
 )
 def test_chains_that_would_undo_each_other_are_refused(text, settings, reason, run, tmp_path):
-    settings = {"feature_pca": {"epochs": 0, **settings.get("feature_pca", {})}, **settings}
-    settings["feature_pca"] = {"epochs": 0, **settings["feature_pca"]}
+    first = text.split("+")[0]
+    settings = {**settings, first: {"epochs": 0, **settings.get(first, {})}}
     with pytest.raises(CompressionError, match=reason):
         compress(run, text, settings, None, tmp_path / "run")
 
