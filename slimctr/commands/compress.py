@@ -10,7 +10,8 @@ def compress(
     run: Annotated[Path, typer.Option(help="Run directory to compress.")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
     method: Annotated[
-        str, typer.Option(help="svd, feature_pca, ptq, a chain such as feature_pca+ptq, or a recipe.")
+        str,
+        typer.Option(help="A method such as feature_pca, ham or ptq, a chain such as ham+ptq, or a recipe."),
     ],
     data: Annotated[
         Path | None, typer.Option(help="Encoded data set of the run; default: where its lineage says.")

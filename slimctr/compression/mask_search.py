@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slimctr.compression.column_masks import ColumnBudget, Mask, MaskState, final_mask, step
+from slimctr.compression.column_masks import BOUND, ColumnBudget, Mask, MaskState, final_mask, step
 from slimctr.compression.data import CompressionData
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel
@@ -111,7 +111,8 @@ def _search(model: CtrModel, data: CompressionData, budget: ColumnBudget, plan: 
         alive = torch.from_numpy(state.mask).to(torch.float32)
         gradient, loss = mask_gradient(model.eval(), batch, alive)
         if number == 1 or number % TRACE_STEPS == 0:
-            trace.append(_trace(number, loss, state, budget))
+            clipped = float((plan.mask_rate * gradient.abs() > BOUND).float().mean())
+            trace.append(_trace(number, loss, state, budget, clipped))
         state = step(
             state,
             gradient.numpy().astype(np.float64),
@@ -179,11 +180,14 @@ def _batches(data: CompressionData, plan: SearchPlan) -> Iterator[tuple[Batch, B
                 yield train.take(index[held]), train.take(index[~held])
 
 
-def _trace(number: int, loss: float, state: MaskState, budget: ColumnBudget) -> dict[str, Any]:
+def _trace(
+    number: int, loss: float, state: MaskState, budget: ColumnBudget, clipped: float
+) -> dict[str, Any]:
     return {
         "step": number,
         "logloss": float(f"{loss:.6g}"),
         "price": float(f"{state.price:.6g}"),
         "cost": round(budget.share(state.mask), 6),
+        "clipped": round(clipped, 3),
         "widths": state.mask.sum(axis=1).tolist(),
     }

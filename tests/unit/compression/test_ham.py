@@ -110,6 +110,9 @@ def test_a_frozen_search_leaves_the_model_as_it_was_and_tells_its_course(run, da
     assert course["trajectory"][1]["price"] > 0
     assert course["trajectory"][2]["cost"] < 1
     assert course["trajectory"][2]["logloss"] > 0
+    gentle = search_columns(run.model, data, budget, plan(steps=1, mask_rate=1e-6)).statistics["trajectory"]
+    fierce = search_columns(run.model, data, budget, plan(steps=1, mask_rate=1e9)).statistics["trajectory"]
+    assert (gentle[0]["clipped"], fierce[0]["clipped"]) == (0.0, 1.0)
     assert course["passes_over_training_rows"] == pytest.approx(
         250 * 500 / len(data.split("train")), rel=0.05
     )
