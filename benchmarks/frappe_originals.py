@@ -92,8 +92,8 @@ def machine() -> str:
 
 
 def is_recorded(results: Path, preset: str, settings: dict) -> bool:
-    wanted = {"preset": preset, **settings}
-    return any(wanted.items() <= record.items() for record in read_records(results))
+    config = TrainConfig.resolve(read_settings(preset), settings).model_dump(mode="json")
+    return any(record["config"] == config for record in read_records(results))
 
 
 def read_records(results: Path) -> list[dict]:
