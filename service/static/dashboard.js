@@ -33,7 +33,13 @@ const megabytes = (value) => {
 };
 const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 const milliseconds = (value) => (known(value) ? value.toFixed(value < 10 ? 2 : 1) : NONE);
-const signed = (digits) => (value) => (known(value) ? (value > 0 ? "+" : "") + value.toFixed(digits) : NONE);
+// A difference and its error share their digits: two of the error, so that neither is shown as a false zero.
+const estimate = (value, error) => {
+  if (!known(value)) return NONE;
+  const digits = known(error) && error > 0 ? Math.min(12, Math.max(2, 1 - Math.floor(Math.log10(error)))) : 5;
+  const spread = known(error) ? ` ± ${error.toFixed(digits)} (standard error)` : "";
+  return (value > 0 ? "+" : "") + value.toFixed(digits) + spread;
+};
 
 const severalModels = (variants) => new Set(variants.map((v) => v.model)).size > 1;
 const nameOf = (variant, variants) =>
@@ -117,11 +123,10 @@ function showExperiment(experiments) {
     const shadow = experiment.shadow;
     if (shadow) {
       const paired = shadow.paired ?? {};
-      const error = known(paired.standard_error) ? ` ± ${paired.standard_error.toFixed(5)} (standard error)` : "";
       const names = known(shadow.variant) ? `${shadow.variant} − ${shadow.compared_with}` : "shadow − served";
       const where = `${names} on the same ${count(paired.rows ?? 0)} rows, 24 h`;
-      fact("paired log loss difference", signed(5)(paired.logloss_diff) + error, where);
-      fact("mean |Δlogit| in shadow", fixed(4)(shadow.mean_logit_abs_diff), `${plural(shadow.rows, "row")} scored twice`);
+      fact("paired log loss difference", estimate(paired.logloss_diff, paired.standard_error), where);
+      fact("mean |Δlogit| in shadow", fixed(4)(shadow.mean_logit_abs_diff), `on ${plural(shadow.rows, "row")}, at most 64 of a request`);
       const lost = `${count(shadow.selected)} drawn, ${count(shadow.dropped)} dropped`;
       fact("shadow requests scored", count(shadow.scored), lost);
     }

@@ -63,7 +63,12 @@ def test_the_page_shows_both_variants_in_every_section(url: str, tmp_path: Path)
         assert f"{variant['memory']['resident_bytes'] / 1e6:.2f}" in section(page, "memory")
         assert f"{variant['memory']['artifact_ratio']:.2f}×" in section(page, "memory")
         assert f"{variant['traffic']['rows']:.0f}" in section(page, "traffic")
-    assert "stable-against-canary" in section(page, "experiment")
+    experiment = section(page, "experiment")
+    assert "stable-against-canary" in experiment
+    shown = re.search(r"([+-]?[\d.]+) ± ([\d.]+) \(standard error\)", experiment)
+    assert shown is not None
+    paired = data["experiments"][0]["shadow"]["paired"]
+    assert float(shown[2]) == pytest.approx(paired["standard_error"], rel=0.05)
 
 
 def test_the_data_agrees_with_what_was_sent(url: str) -> None:
