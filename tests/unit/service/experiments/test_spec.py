@@ -93,7 +93,14 @@ def test_a_missing_key_is_named(tmp_path: Path, missing: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a\n- b\n", "one mapping"), ("", "one mapping"), ("key: [", "not valid YAML"), ("key: \xff", "key")],
+    [
+        ("- a\n- b\n", "one mapping"),
+        ("", "one mapping"),
+        ("key: [", "not valid YAML"),
+        ("key: a\nkey: b", "'key' is there twice"),
+        ("? [a]\n: b", "not valid YAML"),
+        ("key: \xff", "key"),
+    ],
 )
 def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
