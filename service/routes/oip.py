@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 
 from service.auth import authorize, requires
 from service.context import context_of
-from service.errors import BadJson, BadRequest, ModelControlDisabled, NotOffered, NotReady
+from service.errors import BadJson, BadRequest, ModelControlDisabled, NotOffered, NotReady, UnknownName
 from service.inference import Inference, Target, variant_parameters
 from service.intake import deadline_s, read_body
 from service.pool import Pool
@@ -98,7 +98,7 @@ async def _infer(request: Request, version: str | None) -> Response:
     due_s = deadline_s(header_deadline, asked.timeout_us, received_s, settings)
     target = Target(
         request.path_params["model"],
-        None if version is None else int(version),
+        None if version is None else _number(version),
         asked.text("label", v1.MODEL_NAME),
         asked.text("unit_id", v1.UNIT_ID),
     )
@@ -117,6 +117,12 @@ async def _infer(request: Request, version: str | None) -> Response:
         media_type="application/octet-stream",
         headers={"Inference-Header-Content-Length": str(json_bytes)},
     )
+
+
+def _number(version: str) -> int:
+    if v1.VERSION.fullmatch(version) is None:
+        raise UnknownName(f"'{version[:40]}' is no version: versions are positive integers")
+    return int(version)
 
 
 @models.get("/v2/models/stats")

@@ -366,3 +366,9 @@ def test_one_version_is_loaded_and_unloaded_by_request(guarded: LiveService, tmp
         "/v2/repository/models/ctr/load", headers=headers, json={"parameters": {"config": "{}"}}
     )
     problem(refused, 400, "bad-request")
+
+
+@pytest.mark.parametrize("version", ["abc", "0", "-1", "+1", "1_0", "9" * 19])
+def test_a_version_in_the_path_that_is_no_version_is_not_found(service: LiveService, version: str) -> None:
+    response = service.http.post(f"/v2/models/ctr/versions/{version}/infer", json={"inputs": []})
+    problem(response, 404, "unknown-name")
