@@ -419,3 +419,20 @@ def test_every_failure_of_a_load_has_a_result() -> None:
     assert load_result(None) == "ok"
     assert load_result(MemoryError()) == "memory"
     assert load_result(ValueError()) == "error"
+
+
+def test_unloading_a_model_forgets_what_was_asked_of_it_and_of_no_other(tmp_path: Path) -> None:
+    for model in ("ctr", "other"):
+        build_artifact(tmp_path, model=model, label="stable")
+        build_artifact(tmp_path, model=model)
+
+    async def test(case: Case) -> None:
+        await case.pool.load_version("ctr", 2)
+        await case.pool.load_version("other", 2)
+        async with asyncio.timeout(10):
+            await case.pool.unload_model("ctr")
+        await case.pool.settled()
+        assert case.states("ctr") == {}
+        assert case.states("other") == {1: State.READY, 2: State.READY}
+
+    run(tmp_path, test)
