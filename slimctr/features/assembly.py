@@ -26,6 +26,9 @@ from slimctr.native.keys import RUN, encode_integers, encode_text
 Run = tuple[int, int, int, int, int, int]
 """One record of `slimctr.native.keys.RUN`."""
 
+MAX_REPEATED_KEYS = 2**24
+"""Values that the bags of a context may become, repeated for every candidate: a small body must not fill memory."""
+
 
 class _Numbers:
     """The cells of all numeric fields of one bucketing."""
@@ -71,6 +74,7 @@ class Assembly:
         self._columns = {position: column for column, position in enumerate(schema.single)}
         self._size = max(count, 1) * len(schema.single)
         self._bags: list[tuple[int, int, NDArray[np.int64]]] = []
+        self._repeated_keys = 0
         self._cells = Cells()
         self._cell_runs: list[Run] = []
         self._texts: list[tuple[TextColumn, Run]] = []
@@ -86,6 +90,8 @@ class Assembly:
             column = _vector(field, column)
         if field.multivalued:
             column, bag_offsets = split_bags(field, column)
+            if position in self._repeated:
+                self._check_repeated(field, len(column))
         run = self._run(position, len(column), bag_offsets)
         if field.bucketing is not None:
             kind = field.bucketing.kind, field.bucketing.edges
@@ -124,6 +130,15 @@ class Assembly:
             done.append(np.array(self._integer_runs, RUN))
             encode_integers(table, np.concatenate(self._integers), done[-1], out)
         return self._batch(out, done)
+
+    def _check_repeated(self, field: Field, keys: int) -> None:
+        self._repeated_keys += keys * self._count if keys > 1 else 0
+        if self._repeated_keys > MAX_REPEATED_KEYS:
+            detail = (
+                f"repeated for {self._count} candidates, the bags of the context become {self._repeated_keys} "
+                f"values, above the limit of {MAX_REPEATED_KEYS}: send fewer candidates or values"
+            )
+            raise BadValue(field.name, detail)
 
     def _run(self, position: int, keys: int, bag_offsets: NDArray[np.int64] | None) -> Run:
         if bag_offsets is None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from slimctr.errors import BadValue, FeatureError, MissingField, UnknownField
-from slimctr.features import Encoder, FeatureSchema, TextColumn, Vocabulary
+from slimctr.features import Encoder, FeatureSchema, TextColumn, Vocabulary, assembly
 
 SCHEMA = FeatureSchema.parse(
     {
@@ -352,3 +352,12 @@ def test_one_encoder_serves_many_threads(encoder):
     with ThreadPoolExecutor(8) as pool:
         for found, wanted in zip(pool.map(encoder.encode_rows, batches * 4), expected * 4, strict=True):
             same(found, wanted)
+
+
+def test_a_bag_in_the_context_cannot_be_multiplied_without_bound(encoder, monkeypatch):
+    monkeypatch.setattr(assembly, "MAX_REPEATED_KEYS", 20)
+    batch = encoder.encode_slate({"tags": ["red"] * 4}, [{}] * 5)
+    assert len(batch.bags[0].values) == 20
+    with pytest.raises(BadValue, match="21 values") as refused:
+        encoder.encode_slate({"tags": ["red"] * 3}, [{}] * 7)
+    assert (refused.value.field, refused.value.row) == ("tags", None)
