@@ -73,7 +73,7 @@ def read_infer(body: bytes, header: str | None) -> Infer:
     """
     if header is None:
         return _read_document(_json(body), memoryview(b""))
-    if not (header.isascii() and header.isdigit()) or int(header) > len(body):
+    if not (header.isascii() and header.isdigit()) or len(header) > 18 or int(header) > len(body):
         raise BadHeader(f"Inference-Header-Content-Length '{header[:40]}' is no length within the body")
     json_bytes = int(header)
     if json_bytes == 0:
@@ -251,7 +251,7 @@ def _check_tensors(infer: Infer, schema: FeatureSchema, max_rows: int) -> None:
 
 def _check_offsets(field_name: str, inputs: Mapping[str, Integers], rows: int) -> None:
     offsets, values = inputs[f"{field_name}.offsets"], inputs[f"{field_name}.values"]
-    fits = len(offsets) == rows + 1 and offsets[0] == 0 and offsets[-1] == len(values)
+    fits = len(offsets) == rows + 1 > 0 and offsets[0] == 0 and offsets[-1] == len(values)
     if not fits or bool((np.diff(offsets) < 0).any()):
         raise BadTensor(
             f"input '{field_name}.offsets': {rows + 1} entries must rise from 0 to {len(values)}, the length of values"

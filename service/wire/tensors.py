@@ -1,6 +1,7 @@
 """INT64 tensors of the Open Inference Protocol: JSON data or raw little-endian bytes to numpy arrays, strictly."""
 
 import math
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ Integers = npt.NDArray[np.int64]
 DATATYPE = "INT64"
 ITEM_BYTES = 8
 MAX_DIMENSIONS = 8
+# Beyond this numpy has no such array, even when a dimension is 0.
+MAX_ELEMENTS = 2**40
 
 
 def check_shape(name: str, shape: Any) -> tuple[int, ...]:
@@ -21,9 +24,11 @@ def check_shape(name: str, shape: Any) -> tuple[int, ...]:
         not isinstance(shape, list)
         or len(shape) > MAX_DIMENSIONS
         or not all(type(size) is int and 0 <= size < 2**31 for size in shape)
+        or math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS
     ):
         raise BadTensor(
-            f"input '{name}': shape must be a list of at most {MAX_DIMENSIONS} non-negative integers"
+            f"input '{name}': shape must be a list of at most {MAX_DIMENSIONS} non-negative integers "
+            f"for at most {MAX_ELEMENTS} elements"
         )
     return tuple(shape)
 
@@ -32,6 +37,8 @@ def from_json(name: str, shape: tuple[int, ...], data: Any) -> Integers:
     """Return the tensor in `data`, nested or flat in row-major order; raise BadTensor."""
     if not isinstance(data, list):
         raise BadTensor(f"input '{name}': data must be a list")
+    if not _holds_integers(data):
+        raise BadTensor(f"input '{name}': data is ragged or holds something else than {DATATYPE}")
     try:
         values = np.array(data)
     except (ValueError, OverflowError):
@@ -53,3 +60,13 @@ def from_bytes(name: str, shape: tuple[int, ...], data: memoryview) -> Integers:
     if len(data) != expected:
         raise BadTensor(f"input '{name}': {len(data)} bytes where shape {list(shape)} needs {expected}")
     return np.frombuffer(data, "<i8").astype(np.int64, copy=False).reshape(shape)
+
+
+def _holds_integers(data: list[Any]) -> bool:
+    """Tell whether only integers lie below the lists; numpy would turn text of all lengths into the longest."""
+    for _ in range(MAX_DIMENSIONS):
+        kinds = set(map(type, data))
+        if kinds != {list}:
+            return kinds <= {int}
+        data = list(chain.from_iterable(data))
+    return False

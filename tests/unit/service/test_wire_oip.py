@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from artifacts import SCHEMA, VALUES
 
 from service.errors import BadHeader, BadJson, BadRequest, BadTensor, NotOffered, ServiceError, TooLarge
-from service.wire import oip, oip_models
+from service.wire import oip, oip_models, tensors
 from service.wire.v1 import MODEL_NAME
 from slimctr.features import Encoder, FeatureSchema, Vocabulary
 
@@ -190,3 +191,48 @@ def test_metadata_and_configuration_name_the_same_tensors() -> None:
     assert [item["shape"] for item in metadata["inputs"]] == [[-1, 4], [-1], [-1]]
     assert [item["dims"] for item in config["input"]] == [item["shape"] for item in metadata["inputs"]]
     assert metadata["versions"] == ["1", "2"]
+
+
+def test_strings_in_json_data_are_refused_before_numpy_pads_them() -> None:
+    """As an array of text the shortest string takes the bytes of the longest: gigabytes from a small body."""
+    data = ["x" * 1_000, *[""] * 1_000]
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadTensor, match="something else than INT64"):
+            tensors.from_json("sparse_ids", (1_001,), data)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1_000_000
+
+
+@pytest.mark.parametrize(
+    "data", [[True, 1], [[1], [False]], [[[[[[[[[1]]]]]]]]], [1, [2]], [1, None], [2**63]]
+)
+def test_json_data_is_integers_of_64_bits_only(data: list[Any]) -> None:
+    with pytest.raises(BadTensor):
+        tensors.from_json("sparse_ids", (len(data),), data)
+
+
+def test_a_shape_that_no_array_can_have_is_refused() -> None:
+    shape = [0, 2**31 - 1, 2**31 - 1, 2**31 - 1]
+    for item in (
+        tensor("sparse_ids", shape, []),
+        {**tensor("sparse_ids", shape, []), "parameters": {"binary_data_size": 0}},
+    ):
+        if "parameters" in item:
+            del item["data"]
+        with pytest.raises(BadTensor, match="shape"):
+            read(document(inputs=[item]))
+
+
+def test_a_header_length_of_thousands_of_digits_is_refused() -> None:
+    with pytest.raises(BadHeader):
+        oip.read_infer(b"{}", "9" * 5_000)
+
+
+def test_offsets_without_an_entry_are_refused_where_nothing_else_says_the_rows() -> None:
+    schema = FeatureSchema.parse({"fields": [{"name": "tags", "kind": "categorical", "multivalued": True}]})
+    body = {"inputs": [tensor("tags.values", [0], []), tensor("tags.offsets", [0], [])]}
+    with pytest.raises(BadTensor, match="offsets"):
+        read(body, schema=schema)
