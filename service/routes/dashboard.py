@@ -9,7 +9,7 @@ from typing import cast
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 
 from service.auth import requires
 from service.experiments.errors import StateUnavailable
@@ -33,6 +33,12 @@ CONTENT_SECURITY_POLICY = (
 )
 
 router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+def front() -> Response:
+    """Lead a person who opens the address of the service to the page."""
+    return RedirectResponse("/dashboard")
 
 
 @router.get("/dashboard")

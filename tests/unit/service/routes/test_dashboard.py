@@ -44,6 +44,11 @@ def test_the_page_and_every_asset_it_names_are_served(client: Client) -> None:
         assert client.get(f"/dashboard/static/{name}").headers["content-type"].startswith(kind)
 
 
+def test_the_bare_address_leads_to_the_page(client: Client) -> None:
+    front = client.get("/")
+    assert (front.status_code, front.headers["location"]) == (307, "/dashboard")
+
+
 def test_no_other_file_is_served(client: Client) -> None:
     for name in ("dashboard.html", "../dashboard.py", "%2e%2e%2f__init__.py", "metrics.py"):
         assert client.get(f"/dashboard/static/{name}").status_code == 404
