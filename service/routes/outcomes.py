@@ -140,5 +140,12 @@ def _fault(position: int, error: ValidationError) -> Fault:
     elif first["type"] in ("missing", "extra_forbidden"):
         detail = "is required" if first["type"] == "missing" else "this key is not known here"
     else:
-        detail = f"{first['msg']}, not {json.dumps(first['input'], ensure_ascii=False)[:80]}"
+        detail = f"{first['msg']}, not {_shown(first['input'])}"
     return Fault(f"#/outcomes/{position}" + (f"/{name}" if name else ""), detail)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)[:80]
+    except RecursionError:
+        return "a deeply nested value"
