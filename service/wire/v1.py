@@ -24,6 +24,8 @@ FORMS = ("instances", "columns", "context", "candidates")
 MEMBERS = frozenset({*FORMS, "model", "version", "label", "unit_id", "request_id", "include"})
 # Literals that JSON does not have and that some writers produce; only then is the slower reader worth its time.
 NONFINITE_LITERALS = (b"NaN", b"Infinity")
+# Member, row, field and place in a list: no value of a readable request lies deeper, and walking on would be endless.
+DEEPEST_VALUE = 4
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ def _refuse_nonfinite(body: bytes) -> None:
 
 
 def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    if isinstance(value, dict):
+    if len(path) == DEEPEST_VALUE:
+        yield path, value
+    elif isinstance(value, dict):
         for name, member in value.items():
             yield from _leaves(member, (*path, name))
     elif isinstance(value, list):

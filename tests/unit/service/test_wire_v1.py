@@ -189,3 +189,11 @@ def test_values_without_a_row_are_reported_by_field_and_row(tmp_path: Path) -> N
     batch = forms.encode(forms.Rows(rows), ENCODER)
     assert v1.oov_report(SCHEMA.names, batch.oov) == {"total": 2, "by_field": {"user": 1, "tags": 1}}
     assert v1.oov_rows(batch) == [1, 2]
+
+
+def test_the_search_for_nan_goes_no_deeper_than_a_value_can_lie() -> None:
+    deep = b"[" * 200 + b"0," * 100 + b"NaN" + b"]" * 200
+    with pytest.raises(BadJson):
+        v1.read_predict(b'{"instances": [{"tags": [' + deep + b"]}]}", 10)
+    with pytest.raises(InvalidInput, match="#/instances/0/tags/1"):
+        v1.read_predict(b'{"instances": [{"tags": [' + deep.replace(b"NaN", b"0") + b", NaN]}]}", 10)
