@@ -1,6 +1,7 @@
 """Parses JSON that must mean one thing only: no duplicate keys, no NaN, UTF-8."""
 
 import json
+from collections import Counter
 from typing import Any
 
 
@@ -20,8 +21,8 @@ def parse_object(data: bytes) -> dict[str, Any]:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        repeated = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"the key {repeated!r} appears twice")
     return value
 

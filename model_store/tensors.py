@@ -92,7 +92,10 @@ def map_open_tensors(file: BufferedReader, name: str) -> dict[str, Array]:
         if (start + begin) % dtype.itemsize:
             raise IntegrityError(f"{where} does not start at a multiple of its item size")
         extents.append((begin, end, tensor_name))
-        tensors[tensor_name] = np.ndarray(shape, dtype, buffer=view, offset=start + begin)
+        try:
+            tensors[tensor_name] = np.ndarray(shape, dtype, buffer=view, offset=start + begin)
+        except (ValueError, OverflowError):  # an empty tensor whose other sizes no array can have
+            raise IntegrityError(f"{where}: shape {list(shape)} is too large") from None
     _check_contiguous(name, sorted(extents), size - start)
     return tensors
 

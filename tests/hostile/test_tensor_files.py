@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from model_store import strict_json
 from model_store.errors import IntegrityError
 from model_store.tensors import MAX_HEADER_BYTES, map_tensors, write_tensors
 
@@ -62,6 +63,8 @@ REFUSED = {
     "offset of 2^80": (file_of({"t": entry(shape=(2**80,), offsets=(0, 2**80))}), "outside"),
     "shape too small": (file_of({"t": entry(shape=(3,))}), "does not fill"),
     "shape too large": (file_of({"t": entry(shape=(2**40, 2**40))}), "does not fill"),
+    "no array has this shape": (file_of({"t": entry(shape=(0, 2**62, 4), offsets=(0, 0))}, b""), "too large"),
+    "no integer is this size": (file_of({"t": entry(shape=(0, 2**70), offsets=(0, 0))}, b""), "too large"),
     "misaligned": (
         file_of({"a": entry(shape=(2,), offsets=(0, 2)), "t": entry("F32", (1,), (2, 6))}, b"\0" * 6),
         "multiple of its item size",
@@ -158,3 +161,21 @@ def test_tensors_share_the_page_cache_of_the_file(tmp_path):
 def test_what_the_reader_would_refuse_is_not_written(tensors, reason, tmp_path):
     with pytest.raises(ValueError, match=reason):
         write_tensors(tmp_path / "t.safetensors", tensors)
+
+
+def test_a_repeated_key_is_found_without_comparing_all_pairs():
+    compared = 0
+
+    class Key(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    keys = [Key(f"t{number}") for number in range(1_000)]
+    with pytest.raises(ValueError, match="'t999' appears twice"):
+        strict_json._unique_keys([(key, 0) for key in [*keys, Key("t999")]])
+    assert compared < 10_000
