@@ -200,7 +200,7 @@ def _check(schema: FeatureSchema, arrays: Mapping[str, NDArray[Any]]) -> None:
                 f"tensor '{name}' is {array.dtype} {array.shape} where {np.dtype(dtype)} {shape} belongs"
             )
     rows, buckets, directory, entries = (arrays[name] for name in ("rows", "buckets", "directory", "entries"))
-    if buckets[0] != 0 or buckets[-1] != len(directory) - 1 or (np.diff(buckets) < 0).any():
+    if buckets[0] != 0 or buckets[-1] != len(directory) - 1 or (buckets[1:] < buckets[:-1]).any():
         raise ValueError("the buckets of the fields do not follow each other through the directory")
     if directory[0] != 0 or directory[-1] != len(entries) or (directory[1:] < directory[:-1]).any():
         raise ValueError("the directory does not run through the entries in order")

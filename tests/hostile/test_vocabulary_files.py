@@ -61,6 +61,7 @@ def drop(name):
         (put("buckets", 1, -1), "buckets of the fields"),
         (put("buckets", 1, 100), "buckets of the fields"),
         (put("buckets", 3, 2**62), "buckets of the fields"),
+        (put("buckets", slice(1, 3), [2**62 + 1, -(2**62) - 1]), "buckets of the fields"),
         (put("directory", 0, 1), "directory does not run"),
         (put("directory", 1, 2**32 - 1), "directory does not run"),
         (put("directory", -1, 2**31), "directory does not run"),
