@@ -15,6 +15,8 @@ Floats = npt.NDArray[np.float32]
 
 _CODECS = {"float32": 0, "float16": 1, "int8_row": 2, "planes": 3, "stream": 4}
 _POOLINGS = {"single": 0, "mean": 1, "sum": 2}
+# The kernel counts columns, and the two bytes of each half-precision number, in 32 bits.
+_MAX_WIDTH = 2**30
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ def _check(table: StoredTable, width: int) -> None:
         raise ValueError("codes must be contiguous uint8 (n,)")
     if not 1 <= table.rows < 2**31:
         raise ValueError(f"{table.rows} rows; a table has 1 to 2^31 - 1")
+    if width > _MAX_WIDTH:
+        raise ValueError(f"a matrix {width} columns wide; at most {_MAX_WIDTH} are read")
     if table.column < 0 or table.dim < 1 or table.column + table.dim > width:
         raise ValueError(f"columns {table.column}..{table.column + table.dim} do not lie in 0..{width}")
     if table.source < 0:

@@ -195,3 +195,12 @@ def test_a_description_that_leaves_its_codes_is_refused():
     ):
         with pytest.raises(ValueError, match=reason):
             TableLookup([StoredTable("float32", codes, segments, **settings)], 1)
+
+
+def test_a_matrix_wider_than_the_kernel_counts_is_refused():
+    """Rows of 0 bits take no bytes, so a small file can claim columns that overflow 32 bits."""
+    segments = (RowSegment(0, 3, 0, 0, 0),)
+    for column in (0, 2**32 - 3):
+        table = StoredTable("stream", np.zeros(0, np.uint8), segments, rows=3, dim=1, column=column, source=0)
+        with pytest.raises(ValueError, match="wide"):
+            TableLookup([table], 2**32)
