@@ -104,7 +104,7 @@ class FineTuning:
 
 
 def fine_tune(model: CtrModel, settings: Settings, data: CompressionData) -> FineTuning | None:
-    """Train a compressed model on in place: fresh Adam, log-loss only, the best validation AUC is kept.
+    """Train a compressed model on in place with the loss of its run: fresh Adam, the best validation AUC is kept.
 
     Returns None when `settings` ask for no epochs.
     When no epoch beats the model as it was, it stays as it was, unless it has `pair_relu` layers, which are not
