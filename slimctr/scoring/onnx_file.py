@@ -56,21 +56,31 @@ def _check(kind: str, data: memoryview, opsets: list[tuple[str, int]], depth: in
     message = _MESSAGES[kind]
     if kind == "opset":
         values: dict[int, Any] = dict(_fields(data))
-        opsets.append((_domain(bytes(values.get(1, b""))), int(values.get(2, 0))))
+        version = values.get(2, 0)
+        if not isinstance(version, int):
+            raise ValueError("the version of an opset is no number")
+        opsets.append((_domain(values.get(1, b"")), version))
         return
     for number, value in _fields(data):
         if number in message.refused and value != 0:
             raise EngineError(f"network.onnx has {message.refused[number]}, which an artifact may not have")
-        if number == message.domain and _domain(bytes(value)) != "":
+        if number == message.domain and _domain(value) != "":
             raise EngineError(f"network.onnx uses an operator of the domain {bytes(value).decode()!r}")
         if number in message.inner:
-            _check(message.inner[number], memoryview(value), opsets, depth + 1)
+            _check(message.inner[number], _view(value), opsets, depth + 1)
 
 
-def _domain(name: bytes) -> str:
+def _domain(name: Any) -> str:
     """Return the name of an operator domain; the default domain has two spellings."""
-    text = name.decode("utf-8")
+    text = bytes(_view(name)).decode("utf-8")
     return "" if text == "ai.onnx" else text
+
+
+def _view(value: Any) -> memoryview:
+    """Return the bytes of a field; `bytes` of a number would be that many zeros."""
+    if isinstance(value, int):
+        raise ValueError("a number where bytes belong")
+    return memoryview(value)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:

@@ -1,5 +1,7 @@
 """Every network file that the engine refuses, one per refusal."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from artifacts import OPSET, onnx_model
@@ -162,3 +164,23 @@ def test_a_matrix_of_another_shape_or_type():
     for stored in (np.zeros((2, 4), np.float32), np.zeros((2, 3)), np.zeros(3, np.float32)):
         with pytest.raises(ValueError, match=r"float32 \(B, 3\)"):
             network.run(stored)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"\x38\x05",  # the graph of the model is a number
+        b"\x3a\x07\x0a\x05\x38" + b"\x80\x80\x80\x01",  # the domain of a node is the number 2^21
+        b"\x42\x05\x08" + b"\x80\x80\x80\x01",  # the domain of an opset is the number 2^21
+        b"\x42\x04\x12\x02ab",  # the version of an opset is text
+    ],
+)
+def test_a_number_where_bytes_belong_is_refused_before_it_becomes_so_many_bytes(fields):
+    tracemalloc.start()
+    try:
+        with pytest.raises(EngineError, match="well-formed"):
+            check_onnx(fields, OPSET)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2**20
