@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from slimctr.quality import QualitySums
 from slimctr.quality.streaming import BINS
 
 BUSY_TIMEOUT_S = 10.0
+RETRY_S = 0.01
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS experiments (key TEXT PRIMARY KEY, document TEXT NOT NULL);
@@ -77,7 +79,8 @@ class SqliteState:
         except sqlite3.Error as error:
             raise StateUnavailable(f"the state file {self._path} cannot be opened: {error}") from error
         with self._translated() as connection:
-            for statement in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            _write_ahead(connection)
+            for statement in ("synchronous = FULL", "foreign_keys = ON"):
                 connection.execute(f"PRAGMA {statement}")
         with self._transaction() as connection:
             for statement in _SCHEMA.split(";"):
@@ -200,6 +203,19 @@ class SqliteState:
             except BaseException:
                 connection.rollback()
                 raise
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch the file to WAL; unlike other statements, this one does not itself wait for a writer to end."""
+    give_up_at = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up_at:
+                raise
+            time.sleep(RETRY_S)
 
 
 def _store(connection: sqlite3.Connection, ledger: Ledger, now: float) -> None:

@@ -1,7 +1,9 @@
 """One contract for both state backends: a SQLite file and a real Redis server."""
 
 import multiprocessing
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -332,3 +334,17 @@ def test_redis_keys_of_requests_and_outcomes_expire(redis_url: str) -> None:
         assert mature(state, NOW + 2700) == 0
         assert state.due(NOW + 2700, 10) == []
     state.close()
+
+
+def test_a_new_file_is_opened_while_another_worker_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.sqlite3"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(time, "sleep", lambda seconds: other.rollback())
+    state = open_state(f"sqlite:///{path}")
+    state.open()
+    assert state.register("k", "first") == "first"
+    state.close()
+    other.close()
