@@ -42,7 +42,9 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         ) from error
     if encoding == "identity":
         return body
-    return decompress(body, encoding, min(settings.max_decompressed_bytes, MAX_EXPANSION * len(body)))
+    # Tens of megabytes take a tenth of a second: too long for the event loop.
+    limit_bytes = min(settings.max_decompressed_bytes, MAX_EXPANSION * len(body))
+    return await asyncio.to_thread(decompress, body, encoding, limit_bytes)
 
 
 def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:

@@ -63,7 +63,8 @@ class Supervisor:
             signal.signal(sig, self._pass_on)
         logger.info("workers share one address", extra={"detail": address_of(self._listener)})
         for _ in range(self._settings.workers):
-            self._start()
+            if not self._stopping:
+                self._start()
         while self._workers:
             wait([process.sentinel for process in self._workers])
             for process in [process for process in self._workers if not process.is_alive()]:
@@ -81,6 +82,8 @@ class Supervisor:
         )
         process.start()
         self._workers[process] = served
+        if self._stopping:  # the signal came while the worker was not listed yet
+            self._pass_on(signal.SIGTERM, None)
 
     def _ended(self, process: BaseProcess) -> None:
         served = self._workers.pop(process)
