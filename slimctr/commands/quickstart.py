@@ -8,9 +8,9 @@ import typer
 
 def quickstart(
     store: Annotated[Path, typer.Option(help="Model store to publish to.")] = Path("./models"),
-    work: Annotated[Path, typer.Option(help="Working folder of the demo; emptied first.")] = Path(
-        "./quickstart"
-    ),
+    work: Annotated[
+        Path, typer.Option(help="Working folder of the demo, emptied first when it is one.")
+    ] = Path("./quickstart"),
     host: Annotated[str, typer.Option(help="Address to serve on; loopback only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 8080,
     exit_after_table: Annotated[bool, typer.Option("--exit", help="End after the table.")] = False,

@@ -14,10 +14,12 @@ from slimctr.clicklogs import Dataset
 from slimctr.clicklogs.prepare import PrepareSettings, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.compression import compress
+from slimctr.errors import ConfigError
 from slimctr.export import publish_run
 from slimctr.training import RichProgress, TrainConfig, load_run, read_settings, train
 
 ORIGINAL = "original"
+MARKER = ".slimctr-demo"
 RECIPES = ("rows8", "compact8", "compact4")
 """Recipes of `slimctr compress`; each becomes a variant with the recipe's name as its label."""
 
@@ -59,15 +61,24 @@ def find_clicks() -> Clicks:
     return Clicks(told, "synthetic", PrepareSettings("synthetic", synthetic=SYNTHETIC), "C1")
 
 
+def _empty(work: Path) -> None:
+    """Make `work` an empty folder marked as the demo's; never delete what the demo did not write."""
+    if work.exists() and not (work / MARKER).is_file() and any(work.iterdir()):
+        raise ConfigError(f"'{work}' holds files that are not the demo's; choose another --work")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    (work / MARKER).touch()
+
+
 def build_variants(
     clicks: Clicks, work: Path, store: Path, console: Console, step: Callable[[str], None]
 ) -> tuple[Dataset, list[Variant]]:
-    """Prepare, train, compress by every recipe and publish; `work` is emptied first.
+    """Prepare, train, compress by every recipe and publish; a `work` folder of an earlier demo is emptied first.
 
-    Returns the data set and the variants, the original first. `step` is told what begins.
+    Returns the data set and the variants, the original first. `step` is told what begins. Raises ConfigError
+    when `work` holds anything else.
     """
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    _empty(work)
     step(f"clicks: {clicks.told}")
     with console.status("reading the log twice: values, then rows"):
         dataset = prepare(clicks.settings, work / "data")

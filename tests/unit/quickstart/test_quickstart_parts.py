@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from slimctr.errors import ConfigError, EngineError
-from slimctr.quickstart.pipeline import find_clicks
+from slimctr.quickstart.pipeline import build_variants, find_clicks
 from slimctr.quickstart.server import refuse_taken_port, running_service
 from slimctr.quickstart.table import Line, result_table, served_quality
 from slimctr.quickstart.traffic import Client, live_traffic, score_all
@@ -114,6 +114,13 @@ def test_the_table_shows_ratios_to_the_original():
     with console.capture() as capture:
         console.print(result_table([line("original", 3_000_000), line("small", 600_000)], "clicks"))
     assert "600 KB (5.0x)" in capture.get()
+
+
+def test_a_folder_with_other_files_is_never_emptied(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"not the demo's; choose another --work"):
+        build_variants(find_clicks(), tmp_path, tmp_path / "models", Console(), lambda told: None)
+    assert (tmp_path / "thesis.txt").is_file()
 
 
 def test_frappe_is_preferred_and_its_absence_is_told(tmp_path, monkeypatch):
