@@ -19,7 +19,12 @@ def quickstart(
 
     Example: slimctr quickstart --exit
     """
+    import signal
+    import sys
+
     from slimctr.quickstart.demo import run_demo
     from slimctr.quickstart.pipeline import find_clicks
 
+    # Python would end at once on SIGTERM and leave the service behind; an exit stops it first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run_demo(find_clicks(), store, work, host, port, exit_after_table)
