@@ -1,0 +1,112 @@
+"""Carries out one task: train or compress, publish, score the test rows through the engine, count bytes."""
+
+import os
+import platform
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.compression.plan import ORIGINAL, DataSource, Task
+from model_store.store import ModelStore
+from slimctr.clicklogs import Dataset, PrepareSettings, prepare
+from slimctr.clicklogs.synthetic import SyntheticSpec
+from slimctr.compression import compress
+from slimctr.export import publish_run
+from slimctr.scoring import Scorer
+from slimctr.scoring.evaluation import evaluate_rows
+from slimctr.scoring.resident import measure_resident
+from slimctr.training import Run, load_run, train
+from slimctr.training.run import is_finished
+
+SCORE_ROWS = 4096
+
+
+def prepare_data(name: str, source: DataSource, data_root: Path, work: Path) -> Path:
+    """Encode a log under the work folder unless it is there; return the encoded data set."""
+    folder = work / "data" / name
+    if not (folder / "dataset.json").is_file():
+        if source.folder is None:
+            spec = SyntheticSpec(rows=source.rows, ids=source.ids, seed=source.seed)
+            prepare(PrepareSettings("synthetic", synthetic=spec), folder)
+        else:
+            prepare(PrepareSettings(source.log_format, data_root / source.folder), folder)
+    return folder
+
+
+def carry_out(task: Task, data: Path, work: Path) -> dict[str, Any]:
+    """Return the record of a task. Its run stays under the work folder, so variants find their original."""
+    torch.set_num_threads(1)
+    started, cpu = time.perf_counter(), time.process_time()
+    run = make_run(task, data, work)
+    seconds = {"wall": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+    store = ModelStore(work / "store")
+    version = publish_run(run, store, task.key, data=data)
+    path = store.path(task.key, version.version)
+    scorer = Scorer.open(path)
+    dataset = Dataset(data)
+    quality = {
+        split: evaluate_rows(scorer, scored_rows(scorer, dataset, split)) for split in ("valid", "test")
+    }
+    scorer.close()
+    sizes = version.manifest.bytes
+    record = {
+        "key": task.key,
+        **task.identity(),
+        "variant": task.variant,
+        "valid": quality["valid"],
+        "test": quality["test"],
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "bytes": {
+            "payload": sizes.payload,
+            "artifact": version.manifest.artifact_bytes,
+            "resident": measure_resident(path)["resident_bytes"],
+            "components": sizes.artifact_by_component,
+            "original_payload": sizes.original_payload,
+            "original_artifact": sizes.original_artifact,
+        },
+        "passes": passes(run),
+        "kept_epochs": [step.statistics.get("kept_epoch") for step in run.lineage.methods],
+        "parity_logit": version.parity.logit,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "git_revision": run.lineage.git_revision,
+        "torch": torch.__version__,
+    }
+    return record
+
+
+def make_run(task: Task, data: Path, work: Path) -> Run:
+    """Train the original of a task or compress it; a finished run is read again."""
+    folder = work / "runs" / task.key
+    if is_finished(folder):
+        return load_run(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    if task.variant == ORIGINAL or task.method is None:
+        return train(task.config, data, folder)
+    original = make_run(task.original, data, work)
+    return compress(original, task.method, dict(task.settings), data, folder)
+
+
+def passes(run: Run) -> int:
+    """Epochs of training that the weights went through, those of the original included."""
+    lines = (run.path / "history.jsonl").read_text().splitlines()
+    parent = passes(load_run(Path(run.lineage.parent))) if run.lineage.parent else 0
+    return parent + len(lines)
+
+
+def scored_rows(scorer: Scorer, dataset: Dataset, split: str):
+    """The rows of a split as the engine wants them."""
+    return dataset.stream(split, SCORE_ROWS)
+
+
+def machine() -> str:
+    """Cores and processor of this machine."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} vCPU {names[0] if names else platform.processor()}"
