@@ -12,7 +12,6 @@ folder, so an interrupted measurement goes on where it stopped. Real data come f
 import argparse
 import json
 import os
-import re
 import sys
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -60,9 +59,7 @@ def main() -> None:
             arguments.report.write_text(text)
         return
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    tasks = list(plan.tasks(tuple(arguments.studies)))
-    if arguments.only:
-        tasks = [t for t in tasks if t.variant == "original" or re.search(arguments.only, t.variant)]
+    tasks = list(plan.tasks(arguments.studies, arguments.only))
     sys.exit(run(plan, tasks, results, arguments.work.resolve(), arguments.jobs, Console(stderr=True)))
 
 

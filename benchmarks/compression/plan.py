@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -79,14 +80,18 @@ class Plan(_Record):
         """Read a plan of this folder by its name."""
         return cls.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
 
-    def tasks(self, studies: tuple[str, ...] = ()) -> Iterator["Task"]:
-        """Yield every distinct task once, each original before its variants."""
+    def tasks(self, studies: Collection[str] = (), only: str = "") -> Iterator["Task"]:
+        """Yield every distinct task once, each original before its variants.
+
+        `studies`: of these alone; `only`: variants whose names match this expression, and the originals.
+        """
         seen = set()
         for name, study in self.studies.items():
             if studies and name not in studies:
                 continue
             for task in study_tasks(study):
-                if task.key not in seen:
+                is_wanted = task.variant == ORIGINAL or re.search(only, task.variant)
+                if is_wanted and task.key not in seen:
                     seen.add(task.key)
                     yield task
 
