@@ -1,4 +1,4 @@
-"""`python -m benchmarks.compression run` measures a plan; `tables` writes its report.
+"""`python -m benchmarks.compression run` measures a plan, `speed` times its artifacts, `tables` writes the report.
 
     python -m benchmarks.compression run --plan full --jobs 2
     python -m benchmarks.compression run --plan full --studies low_rank_frappe precision_frappe
@@ -22,6 +22,8 @@ from rich.console import Console
 
 from benchmarks.compression.measure import carry_out, prepare_data
 from benchmarks.compression.plan import Plan, Task
+from benchmarks.compression.speed import time_plan
+from benchmarks.compression.tables import report
 
 RESULTS = Path(__file__).parents[1] / "results"
 WORK = Path(__file__).parents[1] / "work"
@@ -35,7 +37,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=("run", "tables"))
+    parser.add_argument("command", choices=("run", "speed", "tables"))
     parser.add_argument("--plan", default="full", help="name of a YAML file beside this one")
     parser.add_argument("--studies", nargs="+", default=(), help="only these studies of the plan")
     parser.add_argument("--only", default="", help="only variants whose name matches this expression")
@@ -48,10 +50,9 @@ def main() -> None:
     arguments = parser.parse_args()
     plan = Plan.read(arguments.plan)
     results = arguments.results or RESULTS / f"compression_{arguments.plan}.jsonl"
+    speeds = results.with_name(results.stem + "_speed.jsonl")
     if arguments.command == "tables":
-        from benchmarks.compression.tables import report
-
-        text = report(plan, read_records(results), arguments.plan)
+        text = report(plan, read_records(results), read_records(speeds), arguments.plan)
         if arguments.report is None:
             print(text, end="")
         else:
@@ -59,8 +60,15 @@ def main() -> None:
             arguments.report.write_text(text)
         return
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    work, console = arguments.work.resolve(), Console(stderr=True)
+    if arguments.command == "speed":
+        data = {name: work / "data" / name for name in plan.data if (work / "data" / name).is_dir()}
+        for record in time_plan(plan, data, work, read_records(speeds)):
+            add_record(speeds, record)
+            console.print(f"{record['key']} {record['variant']}: {record['ratio']}")
+        return
     tasks = list(plan.tasks(arguments.studies, arguments.only))
-    sys.exit(run(plan, tasks, results, arguments.work.resolve(), arguments.jobs, Console(stderr=True)))
+    sys.exit(run(plan, tasks, results, work, arguments.jobs, console))
 
 
 def run(plan: Plan, tasks: list[Task], results: Path, work: Path, jobs: int, console: Console) -> int:

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 
 from benchmarks.compression.plan import ORIGINAL, DataSource, Task
 from model_store.store import ModelStore
-from slimctr.clicklogs import Dataset, PrepareSettings, prepare
+from slimctr.clicklogs import Dataset, PrepareSettings, Split, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.compression import compress
 from slimctr.export import publish_run
+from slimctr.features import EncodedBatch
 from slimctr.scoring import Scorer
 from slimctr.scoring.evaluation import evaluate_rows
 from slimctr.scoring.resident import measure_resident
@@ -99,9 +101,21 @@ def passes(run: Run) -> int:
     return parent + len(lines)
 
 
-def scored_rows(scorer: Scorer, dataset: Dataset, split: str):
+def published(task: Task, work: Path) -> Path | None:
+    """The newest published version of a task, None when there is none."""
+    store = ModelStore(work / "store")
+    versions = store.versions(task.key) if task.key in store.models() else []
+    return store.path(task.key, versions[-1]) if versions else None
+
+
+def scored_rows(scorer: Scorer, dataset: Dataset, split: str) -> Iterator[Split]:
     """The rows of a split as the engine wants them."""
     return dataset.stream(split, SCORE_ROWS)
+
+
+def first_rows(scorer: Scorer, data: Path) -> EncodedBatch:
+    """The first test rows as the engine wants them."""
+    return next(iter(Dataset(data).stream("test", 32_768))).batch
 
 
 def machine() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.compression.plan import ORIGINAL, Plan, Study, study_task
+from benchmarks.compression.speed import speed_section
 
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Student's t, 97.5 % quantile, by degrees of freedom."""
@@ -16,9 +17,13 @@ HEAD = (
 )
 
 
-def report(plan: Plan, records: Mapping[str, dict[str, Any]], name: str) -> str:
+def report(
+    plan: Plan, records: Mapping[str, dict[str, Any]], speeds: Mapping[str, dict[str, Any]], name: str
+) -> str:
     """Markdown of every study that has records."""
-    sections = [section(plan.studies[study], records) for study in plan.studies]
+    sections = []
+    for study in plan.studies.values():
+        sections += [section(study, records), speed_section(study, speeds)]
     used = list(records.values())
     machines = ", ".join(sorted({record["machine"] for record in used}))
     dates = sorted({record["date"] for record in used})
