@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compression.measure import machine, published, first_rows
+from benchmarks.compression.measure import first_rows, machine, published
 from benchmarks.compression.plan import ORIGINAL, Plan, Study, Task, study_task
 from slimctr.features import EncodedBatch
 from slimctr.scoring import Scorer

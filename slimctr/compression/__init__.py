@@ -3,6 +3,7 @@
 from slimctr.compression.alpt import AlptSettings
 from slimctr.compression.column_controls import MagnitudeSettings, RandomColumnsSettings
 from slimctr.compression.feature_pca import FeaturePcaSettings
+from slimctr.compression.fine_tune import FineTuneSettings
 from slimctr.compression.ham import HamSettings
 from slimctr.compression.lpt import LptSettings
 from slimctr.compression.lsq_plus import LsqPlusSettings
@@ -20,6 +21,7 @@ __all__ = [
     "REPORT_FILE",
     "AlptSettings",
     "FeaturePcaSettings",
+    "FineTuneSettings",
     "HamSettings",
     "LptSettings",
     "LsqPlusSettings",

@@ -1,0 +1,31 @@
+"""`fine_tune`: nothing but more training, the control of every method that trains after compressing."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from slimctr.compression.data import CompressionData
+from slimctr.compression.factors import model_of
+from slimctr.compression.method import Outcome, Settings, method
+from slimctr.networks import CtrModel, ModelSpec
+
+
+class FineTuneSettings(Settings):
+    """Epochs and learning rate, as every method has them."""
+
+    epochs: Annotated[int, Field(ge=1)] = 2
+
+
+def fine_tune_objection(spec: ModelSpec, config: FineTuneSettings) -> str | None:
+    """Every model can be trained on."""
+    return None
+
+
+@method("fine_tune", FineTuneSettings, fine_tune_objection)
+def fine_tune(model: CtrModel, data: CompressionData, config: FineTuneSettings) -> Outcome:
+    """Return the model as it is; what follows is the fine-tuning that other methods end with.
+
+    A compressed model is compared with its original trained for the same extra epochs, since a gain may be nothing
+    but more training.
+    """
+    return Outcome(model_of(model.spec, dict(model.state_dict())), {})
