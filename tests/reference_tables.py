@@ -49,9 +49,10 @@ def packed_table(rng, segment_rows: dict[int, int], dim: int, layout: str, scale
     data = bytearray()
     segments = []
     rows = []
-    column_scales = rng.normal(size=dim).astype(np.float32)
-    column_minimums = rng.normal(size=dim).astype(np.float32)
-    for bits, count in segment_rows.items():
+    scale_rows = len(segment_rows) if scale == "segment" else 1
+    column_scales = rng.normal(size=(scale_rows, dim)).astype(np.float32)
+    column_minimums = rng.normal(size=(scale_rows, dim)).astype(np.float32)
+    for place, (bits, count) in enumerate(segment_rows.items()):
         segments.append((bits, len(rows), count, len(data)))
         for _ in range(count):
             if bits == 0:
@@ -59,13 +60,13 @@ def packed_table(rng, segment_rows: dict[int, int], dim: int, layout: str, scale
                 continue
             codes = rng.integers(0, 2**bits, dim)
             data += pack_row(codes, bits, layout)
-            scales, minimums = column_scales, column_minimums
+            scales, minimums = column_scales[place % scale_rows], column_minimums[place % scale_rows]
             if scale == "row":
                 pair = rng.normal(size=2).astype(np.float16)
                 data += pair.tobytes()
                 scales, minimums = pair.astype(np.float32)
             rows.append(scales * codes.astype(np.float32) + minimums)
-    per_column = scale == "column"
+    per_column = scale != "row"
     return PackedTable(
         codes=np.frombuffer(bytes(data), np.uint8),
         segments=segments,

@@ -45,7 +45,7 @@ def evaluate(
         scorer = Scorer.open(models.path(name, version), threads)
         scorer.check_golden()
         scorer.warm_up()
-        figures = evaluate_rows(scorer, dataset.stream(split, batch_rows))
+        figures = evaluate_rows(scorer, dataset.stream(split, batch_rows), dataset.vocabulary())
     result = {"model": name, "version": str(version), "split": split, **figures, "bytes": scorer.bytes}
     if as_json:
         typer.echo(json.dumps(result))
@@ -57,20 +57,17 @@ def evaluate(
 
 
 def require_same_rows(manifest: Manifest, dataset: Dataset) -> None:
-    """Raise ConfigError unless the row ids of `dataset` mean the same values to the version of `manifest`."""
+    """Raise ConfigError unless the version of `manifest` was made of the vocabulary and schema of `dataset`."""
     from model_store.artifact import VOCABULARY_FILE
     from slimctr.errors import ConfigError
+    from slimctr.features import FeatureSchema
     from slimctr.scoring import encoder_digest
 
-    base_vocabulary, encoder = encoder_digest(dataset.schema, dataset.path / VOCABULARY_FILE)
-    theirs = (manifest.base_vocabulary, manifest.encoder)
-    if theirs != (base_vocabulary, encoder):
-        part = "vocabulary" if theirs[0] != base_vocabulary else "schema"
+    base_vocabulary, _ = encoder_digest(dataset.schema, dataset.path / VOCABULARY_FILE)
+    is_same_vocabulary = manifest.base_vocabulary == base_vocabulary
+    if not is_same_vocabulary or FeatureSchema.parse(manifest.features, "features") != dataset.schema:
+        part = "schema" if is_same_vocabulary else "vocabulary"
         raise ConfigError(
             f"{manifest.model}@{manifest.version} was trained with another {part} than that of "
             f"{dataset.path}: evaluate it on the data set of its training, or train again on this one"
-        )
-    if manifest.files[VOCABULARY_FILE].sha256 != base_vocabulary:
-        raise ConfigError(
-            f"{manifest.model}@{manifest.version} has renumbered rows: encoded row ids do not fit its tables"
         )

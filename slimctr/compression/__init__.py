@@ -4,10 +4,12 @@ from slimctr.compression.alpt import AlptSettings
 from slimctr.compression.column_controls import MagnitudeSettings, RandomColumnsSettings
 from slimctr.compression.feature_pca import FeaturePcaSettings
 from slimctr.compression.fine_tune import FineTuneSettings
+from slimctr.compression.frequency_rule import FrequencyRuleSettings
 from slimctr.compression.ham import HamSettings
 from slimctr.compression.lpt import LptSettings
 from slimctr.compression.lsq_plus import LsqPlusSettings
 from slimctr.compression.method import METHODS, Method, Settings, find_method
+from slimctr.compression.mpe import MpeSettings
 from slimctr.compression.ptq import PtqSettings
 from slimctr.compression.recipes import RECIPES, Recipe, chain
 from slimctr.compression.report import REPORT_FILE, report_table
@@ -22,11 +24,13 @@ __all__ = [
     "AlptSettings",
     "FeaturePcaSettings",
     "FineTuneSettings",
+    "FrequencyRuleSettings",
     "HamSettings",
     "LptSettings",
     "LsqPlusSettings",
     "MagnitudeSettings",
     "Method",
+    "MpeSettings",
     "PtqSettings",
     "RandomColumnsSettings",
     "Recipe",

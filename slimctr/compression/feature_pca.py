@@ -25,7 +25,7 @@ class FeaturePcaSettings(LowRankSettings):
     statistics_rows: Annotated[int, Field(ge=1)] | None = None
 
 
-@method("feature_pca", FeaturePcaSettings, low_rank_objection)
+@method("feature_pca", FeaturePcaSettings, low_rank_objection, takes_mapped=True)
 def feature_pca(model: CtrModel, data: CompressionData, config: FeaturePcaSettings) -> Outcome:
     """Project every table on the main axes of its looked-up rows, every MLP layer on those of its outputs.
 

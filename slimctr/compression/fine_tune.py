@@ -21,7 +21,7 @@ def fine_tune_objection(spec: ModelSpec, config: FineTuneSettings) -> str | None
     return None
 
 
-@method("fine_tune", FineTuneSettings, fine_tune_objection)
+@method("fine_tune", FineTuneSettings, fine_tune_objection, takes_mapped=True)
 def fine_tune(model: CtrModel, data: CompressionData, config: FineTuneSettings) -> Outcome:
     """Return the model as it is; what follows is the fine-tuning that other methods end with.
 

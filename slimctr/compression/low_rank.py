@@ -45,6 +45,8 @@ def low_rank_objection(spec: ModelSpec, config: LowRankSettings) -> str | None:
     """Say why the chosen parts of a model may not be factored any more."""
     if not (config.tables or config.mlp):
         return "both 'tables' and 'mlp' are false, so there is nothing to factor"
+    if config.tables and spec.row_maps:
+        return "rows were dropped from its tables; factor them before that, or set tables=false"
     if config.tables and any(table.kind != "float" for table in spec.tables):
         return "its tables are quantized already; factor first and quantize after, as in 'feature_pca+ptq'"
     if config.tables and any(expand.kind == "affine" for expand in spec.expands):

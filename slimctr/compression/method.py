@@ -56,12 +56,16 @@ Objection = Callable[[ModelSpec, Config], str | None]
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method. `objection` says why it may not follow what was done before, or None."""
+    """A registered method. `objection` says why it may not follow what was done before, or None.
+
+    `takes_mapped` says that it works on tables that lost rows.
+    """
 
     name: str
     config: type[Settings]
     transform: Transform[Any]
     objection: Objection[Any]
+    takes_mapped: bool
 
     def configure(self, settings: Mapping[str, Any]) -> Settings:
         """Check settings and fill in defaults. Raises CompressionError naming the setting."""
@@ -82,7 +86,10 @@ class Method:
 
     def apply(self, model: CtrModel, data: CompressionData, config: Settings) -> Outcome:
         """Return a compressed copy of `model`. Raises CompressionError when the method does not apply."""
-        if reason := self.objection(model.spec, config):
+        reason = self.objection(model.spec, config)
+        if model.spec.row_maps and not self.takes_mapped:
+            reason = "rows were dropped from its tables, and it works on whole ones; let it come before that"
+        if reason:
             raise CompressionError(f"'{self.name}' cannot be applied here: {reason}")
         return self.transform(model, data, config)
 
@@ -91,12 +98,12 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, config: type[Config], objection: Objection[Config]
+    name: str, config: type[Config], objection: Objection[Config], *, takes_mapped: bool = False
 ) -> Callable[[Transform[Config]], Transform[Config]]:
-    """Register the decorated function as compression method `name`."""
+    """Register the decorated function as compression method `name`; see `Method`."""
 
     def register(transform: Transform[Config]) -> Transform[Config]:
-        METHODS[name] = Method(name, config, transform, objection)
+        METHODS[name] = Method(name, config, transform, objection, takes_mapped)
         return transform
 
     return register

@@ -10,6 +10,7 @@ from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import model_of, with_parts
 from slimctr.compression.method import Outcome, Settings, method
 from slimctr.compression.quantization import ColumnCodes, RowCodes, quantize_columns, quantize_rows
+from slimctr.compression.row_dropping import table_counts
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ModelSpec, TableSpec
 
@@ -29,7 +30,7 @@ def ptq_objection(spec: ModelSpec, config: PtqSettings) -> str | None:
     return None
 
 
-@method("ptq", PtqSettings, ptq_objection)
+@method("ptq", PtqSettings, ptq_objection, takes_mapped=True)
 def ptq(model: CtrModel, data: CompressionData, config: PtqSettings) -> Outcome:
     """Replace float tables by integer codes.
 
@@ -38,6 +39,7 @@ def ptq(model: CtrModel, data: CompressionData, config: PtqSettings) -> Outcome:
     field. Column steps are chosen for the least error weighted by training use.
     """
     state = dict(model.state_dict())
+    counts = table_counts(model, data.counts)
     specs, errors = [], {}
     for i, name in enumerate(model.spec.field_names):
         weight = model.tables[i].weight.detach().numpy()
@@ -45,18 +47,18 @@ def ptq(model: CtrModel, data: CompressionData, config: PtqSettings) -> Outcome:
             if model.spec.expands[i].kind == "identity":
                 coded: RowCodes | ColumnCodes = quantize_rows(weight, config.bits)
             else:
-                coded = quantize_columns(weight, config.bits, data.counts[i] + 1)
+                coded = quantize_columns(weight, config.bits, counts[i] + 1)
         except ValueError as problem:
             raise CompressionError(f"field '{name}' cannot be quantized: {problem}") from None
         specs.append(_put(state, f"tables.{i}", coded, config.bits))
-        errors[name] = _relative_error(weight, coded, data.counts[i])
+        errors[name] = _relative_error(weight, coded, counts[i])
     parts: dict[str, Any] = {"tables": specs}
     if model.wide is not None and config.wide_bits == 8:
         parts["wide"] = [
             _put(
                 state,
                 f"wide.{i}",
-                quantize_columns(table.weight.detach().numpy(), config.wide_bits, data.counts[i] + 1),
+                quantize_columns(table.weight.detach().numpy(), config.wide_bits, counts[i] + 1),
                 config.wide_bits,
             )
             for i, table in enumerate(model.wide)

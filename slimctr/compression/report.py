@@ -42,12 +42,20 @@ class ModelBytes:
 def model_bytes(model: CtrModel) -> ModelBytes:
     """Count the bytes of `model` as its specification stores it."""
     spec = model.spec
-    tables = sum(n * row_bytes(table) for n, table in zip(spec.rows, spec.tables, strict=True))
-    wide = sum(n * row_bytes(table) for n, table in zip(spec.rows, spec.wide, strict=False))
+    tables = sum(map(table_bytes, spec.tables, spec.stored_rows))
+    wide = sum(map(table_bytes, spec.wide, spec.stored_rows))
     columns = sum(8 * table.dim for table in (*spec.tables, *spec.wide) if table.scale == "column")
+    columns += sum(8 * table.dim * len(table.segments) for table in (*spec.tables, *spec.wide))
     network = sum(4 * p.numel() for part in (model.expands, model.backbone) for p in part.parameters())
     network += sum(2 * len(expand.columns or ()) for expand in spec.expands)
     return ModelBytes(tables, wide, columns, network)
+
+
+def table_bytes(table: TableSpec, rows: int) -> int:
+    """Bytes of the rows of a table."""
+    if table.kind == "mixed":
+        return sum(count * -(-table.dim * bits // 8) for bits, count in table.segments)
+    return rows * row_bytes(table)
 
 
 def row_bytes(table: TableSpec) -> int:

@@ -14,7 +14,7 @@ class SvdSettings(LowRankSettings):
     centered: bool = False
 
 
-@method("svd", SvdSettings, low_rank_objection)
+@method("svd", SvdSettings, low_rank_objection, takes_mapped=True)
 def svd(model: CtrModel, data: CompressionData, config: SvdSettings) -> Outcome:
     """Factor tables and MLP layers by the singular values of their weights, without looking at data.
 

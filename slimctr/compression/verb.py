@@ -14,6 +14,7 @@ from slimctr.compression.data import CompressionData, data_of_run
 from slimctr.compression.method import Settings
 from slimctr.compression.recipes import Step, chain
 from slimctr.compression.report import REPORT_FILE, Candidate, build_report, model_bytes
+from slimctr.compression.row_dropping import table_counts
 from slimctr.errors import ConfigError
 from slimctr.networks import CtrModel
 from slimctr.training import (
@@ -128,7 +129,7 @@ def fine_tune(model: CtrModel, settings: Settings, data: CompressionData) -> Fin
         model.load_state_dict(before)
         return FineTuning(history, auc_before, 0)
     if settings.train_codes:
-        set_untrained_oov_rows(model, data.counts)
+        set_untrained_oov_rows(model, table_counts(model, data.counts))
     return FineTuning(history, auc_before, best.epoch)
 
 

@@ -14,11 +14,14 @@ from slimctr.export.tables import StoredTables, tensor_name
 from slimctr.networks import ModelSpec, build_model, float_spec
 
 
-def count_bytes(spec: ModelSpec, tables: StoredTables, folder: Path, original_dim: int) -> Bytes:
+def count_bytes(
+    spec: ModelSpec, tables: StoredTables, folder: Path, original_dim: int, vocabulary_bytes: int
+) -> Bytes:
     """Return the byte figures of the files in `folder`; components add up to all files but the manifest.
 
-    The original is the float32 model of the same network, vocabulary and golden rows with embeddings of
-    `original_dim`. Its network is exported to be measured, its tables are computed.
+    The original is the float32 model of the same network and golden rows with embeddings of `original_dim` and
+    the vocabulary of training, whose file has `vocabulary_bytes`. Its network is exported to be measured, its
+    tables are computed.
     """
     sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
     payload = sum(tables.payload_by_role.values())
@@ -42,7 +45,7 @@ def count_bytes(spec: ModelSpec, tables: StoredTables, folder: Path, original_di
         payload_by_role=tables.payload_by_role,
         artifact_by_component=components,
         original_payload=original_payload,
-        original_artifact=original_tables + original_network + sizes[VOCABULARY_FILE] + sizes[GOLDEN_FILE],
+        original_artifact=original_tables + original_network + vocabulary_bytes + sizes[GOLDEN_FILE],
     )
 
 

@@ -25,9 +25,11 @@ from slimctr.export.folding import fold_network
 from slimctr.export.golden import golden_batch
 from slimctr.export.onnx_network import OPSET, onnx_bytes
 from slimctr.export.tables import store_tables
-from slimctr.features import EncodedBatch
-from slimctr.networks import CtrModel
+from slimctr.features import EncodedBatch, Vocabulary
+from slimctr.features.renumbering import renumbered, renumbered_batch
+from slimctr.networks import CtrModel, RowMap
 from slimctr.scoring import Scorer, encoder_digest, sigmoid
+from slimctr.scoring.evaluation import stored_batch
 from slimctr.scoring.golden import Golden, golden_tensors
 from slimctr.training import Run, TensorSplit, score
 from slimctr.training.run import WEIGHTS_FILE
@@ -89,31 +91,35 @@ def publish_run(
             name,
             Path(folder),
             draft,
-            gate=lambda path: measured.append(check_parity(run.model, rows.batch, path)),
+            gate=lambda path: measured.append(
+                check_parity(run.model, rows.batch, path, dataset.vocabulary())
+            ),
         )
     if label is not None:
         store.set_label(name, label, version)
     return Version(name, version, store.manifest(name, version), measured[-1])
 
 
-def check_parity(model: CtrModel, batch: EncodedBatch, path: Path) -> Parity:
+def check_parity(model: CtrModel, batch: EncodedBatch, path: Path, base: Vocabulary | None = None) -> Parity:
     """Score `batch` and the golden rows with `model` and with the version directory `path`; compare.
 
-    Raises ExportError when the engine cannot serve the directory or differs by more than the tolerances.
+    The ids of `batch` are rows of the vocabulary `base` of training; None: of the version's own. Raises ExportError
+    when the engine cannot serve the directory or differs by more than the tolerances.
     """
     try:
         scorer = Scorer.open(path)
         golden = scorer.check_golden()
     except (EngineError, StoreError) as problem:
         raise ExportError(f"not published: {problem}") from problem
-    served = scorer.logits(batch)
+    served_batch = batch if base is None else stored_batch(scorer, base, batch)
+    served = scorer.logits(served_batch)
     expected = _torch_logits(model, batch)
     with torch.inference_mode():
         split = _tensors(batch)
         stored = model.lookup(split.ids, split.bags).numpy()
     # bags may be summed in another order, everything else is the same arithmetic
     if not np.allclose(
-        scorer.lookup(batch), stored, rtol=1e-6 if batch.bags else 0, atol=1e-7 if batch.bags else 0
+        scorer.lookup(served_batch), stored, rtol=1e-6 if batch.bags else 0, atol=1e-7 if batch.bags else 0
     ):
         raise ExportError("not published: the engine reads other table rows than the torch model")
     parity = Parity(
@@ -141,18 +147,27 @@ def _write_files(
     write_tensors(folder / TABLES_FILE, tables.tensors)
     announce("exporting the network")
     (folder / NETWORK_FILE).write_bytes(onnx_bytes(fold_network(run.model)))
-    vocabulary = dataset.path / VOCABULARY_FILE
-    (folder / VOCABULARY_FILE).write_bytes(vocabulary.read_bytes())
+    base_vocabulary, _ = encoder_digest(dataset.schema, dataset.path / VOCABULARY_FILE)
     chosen = golden_batch(rows, dataset.vocabulary())
-    golden = Golden(chosen, _torch_logits(run.model, chosen))
-    write_tensors(folder / GOLDEN_FILE, golden_tensors(golden, dataset.schema))
-    base_vocabulary, encoder = encoder_digest(dataset.schema, vocabulary)
+    logits = _torch_logits(run.model, chosen)
+    if run.spec.row_maps:
+        maps = [
+            row_map.stored.numpy() if isinstance(row_map, RowMap) else None for row_map in run.model.row_maps
+        ]
+        renumbered(dataset.vocabulary(), maps, run.spec.stored_rows).save(folder / VOCABULARY_FILE)
+        chosen = renumbered_batch(chosen, maps, dataset.schema)
+    else:
+        (folder / VOCABULARY_FILE).write_bytes((dataset.path / VOCABULARY_FILE).read_bytes())
+    write_tensors(folder / GOLDEN_FILE, golden_tensors(Golden(chosen, logits), dataset.schema))
+    _, encoder = encoder_digest(dataset.schema, folder / VOCABULARY_FILE)
     return Draft(
         method=tuple(step.model_dump(mode="json") for step in run.lineage.methods),
         features=dataset.schema.model_dump(mode="json", exclude_defaults=True),
         tables=tables.entries,
         network=Network(width=run.spec.stored_width, opset=OPSET),
-        bytes=count_bytes(run.spec, tables, folder, run.config.dim),
+        bytes=count_bytes(
+            run.spec, tables, folder, run.config.dim, (dataset.path / VOCABULARY_FILE).stat().st_size
+        ),
         base_vocabulary=base_vocabulary,
         encoder=encoder,
         parity_atol=PARITY_ATOL,

@@ -12,7 +12,8 @@ File (safetensors, F fields, n listed values, K buckets in all):
 
 Hash, bucket and fingerprint are those of `slimctr/native/keys.c`. A hashed field always has attempt 0: its
 rows depend on nothing but its name. When two listed values of a field share bucket and fingerprint,
-building tries the next attempt, so every listed value gets exactly its own row.
+building tries the next attempt, so every listed value gets exactly its own row. Several values may share a row
+where rows were dropped from the tables (slimctr/features/renumbering.py).
 
 Cost: 8 bytes a value for its entry and 1 byte for the directory at 4 values a bucket. Error: an unlisted
 value is compared with the fingerprints of one bucket, so it takes a listed value's row with the probability
@@ -98,6 +99,11 @@ class Vocabulary:
             },
         )
 
+    @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """The arrays of the file."""
+        return self._arrays
+
     @classmethod
     def open(cls, path: Path | str, schema: FeatureSchema) -> Self:
         """Map a vocabulary file; no entry is copied.
@@ -151,6 +157,13 @@ def keys_in_row_order(counts: Mapping[bytes, int], min_count: int = 1) -> list[b
     return [key for _, key in sorted(kept)]
 
 
+def _bucket_count(values: int) -> int:
+    """Buckets for a number of values: about a fourth, with enough factors of two to be merged when values leave."""
+    least = -(-values // VALUES_PER_BUCKET)
+    unit = 1 << max(0, least.bit_length() - 6)
+    return -(-least // unit) * unit
+
+
 def _seed(field: Field, attempt: int) -> int:
     name = TextColumn.of([field.name])
     return int(hash_text(name.data, name.starts, name.ends, attempt)[0])
@@ -158,7 +171,7 @@ def _seed(field: Field, attempt: int) -> int:
 
 def _place(field: Field, column: TextColumn) -> tuple[int, NDArray[np.int64], NDArray[np.uint32]]:
     """Return seed, bucket sizes int64 (buckets,) and entries uint32 (n, 2) of a field, without collision."""
-    buckets = -(-len(column) // VALUES_PER_BUCKET)
+    buckets = _bucket_count(len(column))
     for attempt in range(ATTEMPTS):
         seed = _seed(field, attempt)
         hashes = hash_text(column.data, column.starts, column.ends, seed)

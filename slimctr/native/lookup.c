@@ -24,13 +24,13 @@ enum pooling { SINGLE, MEAN, SUM };
 struct segment {
     const uint8_t *records;
     int64_t start_row, rows, record_bytes;
-    int32_t bits, reserved;
+    int32_t bits, scale_row;               /* scale_row: which row of the table's scales and minimums it uses */
 };
 
 struct table {
     const struct segment *segments;
     const uint8_t *end;                    /* one past the last byte of the codes */
-    const float *scales, *minimums;        /* per column; NULL when each record ends with its own two */
+    const float *scales, *minimums;        /* (rows, dim); NULL when each record ends with its own two */
     int64_t rows;
     int32_t segment_count, codec, dim, column;
     int32_t source, pooling;               /* column of `ids`, or index of the bag when pooled */
@@ -133,7 +133,8 @@ INLINE void decode_chunk(const struct table *table, struct record record, int co
         unpack_stream(record.bytes, table->end, record.bits, start, count, codes);
     }
     if (table->scales) {
-        const float *scales = table->scales + start, *minimums = table->minimums + start;
+        size_t at = (size_t)record.segment->scale_row * (size_t)table->dim + (size_t)start;
+        const float *scales = table->scales + at, *minimums = table->minimums + at;
         for (int i = 0; i < count; i++) out[i] = scales[i] * (float)codes[i] + minimums[i];
     } else {
         const uint8_t *tail = record.bytes + record.segment->record_bytes - 4;

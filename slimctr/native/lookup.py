@@ -34,8 +34,9 @@ class RowSegment:
 class StoredTable:
     """One table as the kernel reads it.
 
-    `codes` are the bytes of its records, uint8 (n,). `scales` and `minimums`, float32 (dim,), are given for a
-    packed table whose scale is per column. `source` is a column of the ids, or a bag's index when pooled.
+    `codes` are the bytes of its records, uint8 (n,). `scales` and `minimums`, float32 (1, dim) or (segments, dim),
+    are given for a packed table whose scale is per column, of all segments or of each. `source` is a column of the
+    ids, or a bag's index when pooled.
     """
 
     codec: Literal["float32", "float16", "int8_row", "planes", "stream"]
@@ -57,7 +58,7 @@ class _Segment(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("record_bytes", ctypes.c_int64),
         ("bits", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
+        ("scale_row", ctypes.c_int32),
     )
 
 
@@ -168,11 +169,16 @@ def _check(table: StoredTable, width: int) -> None:
         raise ValueError(f"the segments hold {next_row} of {table.rows} rows")
     if (table.scales is None) != (table.minimums is None):
         raise ValueError("scales and minimums come together")
+    shapes = ((1, table.dim), (len(table.segments), table.dim))
     for floats in (table.scales, table.minimums):
         if floats is not None and (
-            floats.dtype != np.float32 or floats.shape != (table.dim,) or not floats.flags.c_contiguous
+            floats.dtype != np.float32 or floats.shape not in shapes or not floats.flags.c_contiguous
         ):
-            raise ValueError(f"scales and minimums must be contiguous float32 ({table.dim},)")
+            raise ValueError(
+                f"scales and minimums must be contiguous float32 {' or '.join(map(str, shapes))}"
+            )
+    if table.scales is not None and table.minimums is not None and table.scales.shape != table.minimums.shape:
+        raise ValueError("scales and minimums differ in shape")
 
 
 def _least_record_bytes(table: StoredTable, bits: int) -> int:
@@ -200,10 +206,11 @@ def packed_record_bytes(layout: Literal["planes", "stream"], bits: int, dim: int
 
 def _segments(table: StoredTable) -> "ctypes.Array[_Segment]":
     base = table.codes.ctypes.data
+    each_its_own = table.scales is not None and len(table.scales) > 1
     return (_Segment * len(table.segments))(
         *(
-            _Segment(base + s.byte_base, s.start_row, s.rows, s.record_bytes, s.bits, 0)
-            for s in table.segments
+            _Segment(base + s.byte_base, s.start_row, s.rows, s.record_bytes, s.bits, place * each_its_own)
+            for place, s in enumerate(table.segments)
         )
     )
 

@@ -11,8 +11,9 @@ from slimctr.networks.expand import (
 )
 from slimctr.networks.layers import Linear, Mlp, PairLinear, PairRelu
 from slimctr.networks.model import NETWORKS, CtrModel, TensorBag, build_model, float_spec, network_params
-from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, TableSpec
-from slimctr.networks.tables import FloatTable, HalfTable, QuantizedTable
+from slimctr.networks.row_map import RowMap
+from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, RowMapSpec, TableSpec, ZeroRows
+from slimctr.networks.tables import FloatTable, HalfTable, MixedTable, QuantizedTable
 
 __all__ = [
     "NETWORKS",
@@ -26,15 +27,19 @@ __all__ = [
     "Identity",
     "LayerSpec",
     "Linear",
+    "MixedTable",
     "Mlp",
     "ModelSpec",
     "PairLinear",
     "PairRelu",
     "Projection",
     "QuantizedTable",
+    "RowMap",
+    "RowMapSpec",
     "Scatter",
     "TableSpec",
     "TensorBag",
+    "ZeroRows",
     "build_model",
     "float_spec",
     "network_params",

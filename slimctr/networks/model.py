@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ from slimctr.networks.gdcn import Gdcn
 from slimctr.networks.ipnn import Ipnn
 from slimctr.networks.nfm import Nfm
 from slimctr.networks.params import MlpParams, nearest
+from slimctr.networks.row_map import RowMap
 from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, Pooling, TableSpec
 from slimctr.networks.tables import build_table, pool
 from slimctr.networks.xdeepfm import XDeepFm
@@ -52,11 +54,16 @@ class CtrModel(nn.Module):
     def __init__(self, spec: ModelSpec, backbone: Backbone) -> None:
         super().__init__()
         self.spec = spec
-        self.tables = nn.ModuleList(build_table(t, n) for t, n in zip(spec.tables, spec.rows, strict=True))
+        stored = spec.stored_rows
+        self.tables = nn.ModuleList(build_table(t, n) for t, n in zip(spec.tables, stored, strict=True))
         self.wide = (
-            nn.ModuleList(build_table(t, n) for t, n in zip(spec.wide, spec.rows, strict=True))
+            nn.ModuleList(build_table(t, n) for t, n in zip(spec.wide, stored, strict=True))
             if spec.wide
             else None
+        )
+        self.row_maps = nn.ModuleList(
+            nn.Identity() if row_map is None else RowMap(row_map, rows)
+            for row_map, rows in zip(spec.row_maps, spec.rows, strict=False)
         )
         self.expands: nn.Module = Expands(build_expand(expand, spec.dim) for expand in spec.expands)
         self.backbone = backbone
@@ -71,11 +78,12 @@ class CtrModel(nn.Module):
         """
         columns, bagged = iter(ids.T), iter(bags)
         inputs = [next(columns) if pooling is None else next(bagged) for pooling in self.spec.pooling]
+        maps = self.row_maps or [None] * len(inputs)
         stored = [
-            _read(table, source, pooling)
+            _read(table, source, pooling, row_map)
             for tables in (self.tables, self.wide)
             if tables is not None
-            for table, source, pooling in zip(tables, inputs, self.spec.pooling, strict=True)
+            for table, source, pooling, row_map in zip(tables, inputs, self.spec.pooling, maps, strict=True)
         ]
         return torch.cat(stored, dim=1)
 
@@ -93,11 +101,14 @@ class CtrModel(nn.Module):
         return self.network(self.lookup(ids, bags))
 
 
-def _read(table: nn.Module, source: Tensor | TensorBag, pooling: Pooling | None) -> Tensor:
+def _read(
+    table: nn.Module, source: Tensor | TensorBag, pooling: Pooling | None, row_map: nn.Module | None
+) -> Tensor:
+    read = partial(row_map.read, table) if isinstance(row_map, RowMap) else table
     if pooling is None:
-        return table(source)
+        return read(source)
     values, offsets = source
-    return pool(table(values), offsets, pooling)
+    return pool(read(values), offsets, pooling)
 
 
 def network_params(network: str, params: dict[str, Any]) -> MlpParams:

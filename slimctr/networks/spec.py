@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Pooling = Literal["mean", "sum"]
+ZeroRows = Literal["keyed", "zero", "oov"]
 
 
 class _Record(BaseModel):
@@ -13,13 +14,23 @@ class _Record(BaseModel):
 
 
 class TableSpec(_Record):
-    """What a table stores per row: `dim` floats, `dim` float16 (half), or `dim` codes of `bits` bits, scaled by
-    row or column."""
+    """What a table stores per row: `dim` floats, `dim` float16 (half), `dim` codes of `bits` bits, scaled by
+    row or column (quantized), or codes whose width changes from one run of rows to the next (mixed).
 
-    kind: Literal["float", "half", "quantized"] = "float"
+    `segments` of a mixed table are (bits, rows) in row order; rows of 0 bits store nothing and read zeros.
+    """
+
+    kind: Literal["float", "half", "quantized", "mixed"] = "float"
     dim: Positive
     bits: Annotated[int, Field(ge=1, le=8)] | None = None
     scale: Literal["row", "column"] | None = None
+    segments: tuple[tuple[Annotated[int, Field(ge=0, le=8)], Positive], ...] = ()
+
+    @model_validator(mode="after")
+    def _mixed_tables_have_segments(self) -> Self:
+        if (self.kind == "mixed") != bool(self.segments):
+            raise ValueError(f"a mixed table needs 'segments', no other has them (kind={self.kind})")
+        return self
 
     @model_validator(mode="after")
     def _quantized_tables_say_how(self) -> Self:
@@ -59,6 +70,22 @@ class ExpandSpec(_Record):
         return len(self.columns) if self.columns is not None else self.rank or dim
 
 
+class RowMapSpec(_Record):
+    """The tables of a field store `stored_rows` rows, fewer than its vocabulary lists.
+
+    `zero_rows` says what a value without a row of its own reads: `keyed`: zeros, because the vocabulary still
+    knows it; `oov`: the out-of-vocabulary row; `zero`: zeros, as every unlisted value does.
+    """
+
+    stored_rows: Positive
+    zero_rows: ZeroRows
+
+    @property
+    def zero_row(self) -> int | None:
+        """The stored row that reads zeros."""
+        return {"keyed": self.stored_rows - 1, "zero": 0, "oov": None}[self.zero_rows]
+
+
 class LayerSpec(_Record):
     """One hidden layer of the MLP: a linear map, or its two factors of inner width `rank`."""
 
@@ -82,7 +109,8 @@ class ModelSpec(_Record):
     `rows`, `pooling`, `tables` and `expands` have one entry per field in schema order. `pooling` is None for
     a single-valued field. `wide` is empty when the network has no first-order term. `layers` are the hidden
     layers of the MLP. `negative_sampling_rate` is the share of the negatives that training kept; the model
-    adds its logarithm to every logit.
+    adds its logarithm to every logit. `rows` counts the rows of the vocabulary; `row_maps` is empty or has an
+    entry per field, None where the tables store every row.
     """
 
     network: str
@@ -95,6 +123,7 @@ class ModelSpec(_Record):
     wide: tuple[TableSpec, ...] = ()
     expands: tuple[ExpandSpec, ...]
     layers: tuple[LayerSpec, ...]
+    row_maps: tuple[RowMapSpec | None, ...] = ()
     negative_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
@@ -105,6 +134,8 @@ class ModelSpec(_Record):
         lengths = {name: len(getattr(self, name)) for name in ("rows", "pooling", "tables", "expands")}
         if self.wide:
             lengths["wide"] = len(self.wide)
+        if self.row_maps:
+            lengths["row_maps"] = len(self.row_maps)
         if wrong := {name: length for name, length in lengths.items() if length != fields}:
             raise ValueError(f"one entry for each of the {fields} fields expected, got {wrong}")
         for name, table, expand in zip(self.field_names, self.tables, self.expands, strict=True):
@@ -119,10 +150,22 @@ class ModelSpec(_Record):
                 )
         if any(table.dim != 1 for table in self.wide):
             raise ValueError("wide tables have one column")
+        for name, rows, table in zip(self.field_names, self.stored_rows, self.tables, strict=True):
+            if table.segments and sum(count for _, count in table.segments) != rows:
+                raise ValueError(f"field '{name}': the segments do not hold the {rows} rows of the table")
         for before, after in zip(self.layers, self.layers[1:], strict=False):
             if before.outputs != after.inputs:
                 raise ValueError(f"a layer of {before.outputs} outputs feeds one of {after.inputs} inputs")
         return self
+
+    @property
+    def stored_rows(self) -> tuple[int, ...]:
+        """Rows of the tables of every field."""
+        maps = self.row_maps or (None,) * len(self.rows)
+        return tuple(
+            rows if row_map is None else row_map.stored_rows
+            for rows, row_map in zip(self.rows, maps, strict=True)
+        )
 
     @property
     def code_width(self) -> int:

@@ -1,5 +1,6 @@
 """Embedding tables in torch: row ids in, stored vectors out, for single values and for bags of values."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -103,10 +104,44 @@ class QuantizedTable(nn.Module):
         return self(torch.arange(self.codes.shape[0], device=self.codes.device))
 
 
-def build_table(spec: TableSpec, rows: int) -> FloatTable | HalfTable | QuantizedTable:
-    """Return a table of `rows` rows with initial (float) or zero (half, quantized) contents."""
+class MixedTable(nn.Module):
+    """Unsigned codes whose bit width changes from one segment of rows to the next; 0 bits read zeros.
+
+    `codes` uint8 (N, d); row r of segment s reads scales[s] * code + minimums[s] in float32, both (S, d).
+    `segments` are (bits, rows) in row order. Nothing here is trained.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    minimums: Tensor
+    segment_of_row: Tensor
+
+    def __init__(self, rows: int, dim: int, segments: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self.segments = tuple(segments)
+        self.register_buffer("codes", torch.zeros(rows, dim, dtype=torch.uint8))
+        self.register_buffer("scales", torch.zeros(len(self.segments), dim))
+        self.register_buffer("minimums", torch.zeros(len(self.segments), dim))
+        lengths = torch.tensor([count for _, count in self.segments])
+        owner = torch.repeat_interleave(torch.arange(len(self.segments), dtype=torch.uint8), lengths)
+        self.register_buffer("segment_of_row", owner, persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return dequantized rows: int ids (n,) give float32 (n, d)."""
+        owner = self.segment_of_row[ids].long()
+        return self.scales[owner] * self.codes[ids].float() + self.minimums[owner]
+
+    def dense(self) -> Tensor:
+        """Return every row, dequantized: (N, d)."""
+        return self(torch.arange(len(self.codes), device=self.codes.device))
+
+
+def build_table(spec: TableSpec, rows: int) -> FloatTable | HalfTable | QuantizedTable | MixedTable:
+    """Return a table of `rows` rows with initial (float) or zero (half, quantized, mixed) contents."""
     if spec.kind == "float":
         return FloatTable(rows, spec.dim)
     if spec.kind == "half":
         return HalfTable(rows, spec.dim)
+    if spec.kind == "mixed":
+        return MixedTable(rows, spec.dim, spec.segments)
     return QuantizedTable(rows, spec.dim, spec.bits, spec.scale)

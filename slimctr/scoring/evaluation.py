@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from slimctr.features import EncodedBatch
+from slimctr.features import EncodedBatch, Vocabulary
+from slimctr.features.renumbering import maps_between, renumbered_batch
 from slimctr.quality import summary
 from slimctr.scoring.scorer import Scorer
 
@@ -24,14 +25,30 @@ class LabeledRows(Protocol):
         """Row ids."""
 
 
-def evaluate_rows(scorer: Scorer, parts: Iterable[LabeledRows]) -> dict[str, Any]:
-    """Return `slimctr.quality.summary` of all rows, and rows per second of lookup and network together."""
+def stored_batch(scorer: Scorer, base: Vocabulary, batch: EncodedBatch) -> EncodedBatch:
+    """Return a batch of rows of the training vocabulary `base` as rows of the version, which may store fewer.
+
+    Raises ValueError when the version was not made of that vocabulary.
+    """
+    maps = maps_between(base, scorer.encoder.vocabulary)
+    return renumbered_batch(batch, maps, base.schema)
+
+
+def evaluate_rows(
+    scorer: Scorer, parts: Iterable[LabeledRows], base: Vocabulary | None = None
+) -> dict[str, Any]:
+    """Return `slimctr.quality.summary` of all rows, and rows per second of lookup and network together.
+
+    The ids of the rows are those of the training vocabulary `base`; None: of the version's own.
+    """
+    maps = None if base is None else maps_between(base, scorer.encoder.vocabulary)
     labels: list[NDArray[np.float32]] = []
     logits: list[NDArray[np.float32]] = []
     seconds = 0.0
     for part in parts:
+        batch = part.batch if maps is None else renumbered_batch(part.batch, maps, base.schema)
         started = time.perf_counter()
-        logits.append(scorer.logits(part.batch))
+        logits.append(scorer.logits(batch))
         seconds += time.perf_counter() - started
         labels.append(part.labels)
     figures = summary(np.concatenate(labels), np.concatenate(logits))

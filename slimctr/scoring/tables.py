@@ -146,12 +146,13 @@ def _column_floats(table: Table, tensors: Mapping[str, Array], name: str | None)
     if name is None:
         return None
     floats = tensors[name]
-    if floats.dtype != np.float32 or floats.shape != (table.dim,):
+    if floats.dtype != np.float32 or floats.shape not in ((table.dim,), (len(table.segments), table.dim)):
         raise EngineError(
-            f"tensor '{name}' is {floats.dtype} {floats.shape}; float32 ({table.dim},) is needed"
+            f"tensor '{name}' is {floats.dtype} {floats.shape}; float32 ({table.dim},) or "
+            f"({len(table.segments)}, {table.dim}) is needed"
         )
     _check_finite(name, floats, np.float32)
-    return floats
+    return floats.reshape(-1, table.dim)
 
 
 def _check_finite(name: str, values: Array, dtype: npt.DTypeLike) -> None:

@@ -78,7 +78,7 @@ def test_packed_of_one_width(bits, layout, scale):
         assert_reads(packed(table, layout, dim), table.values)
 
 
-@pytest.mark.parametrize("scale", ["row", "column"])
+@pytest.mark.parametrize("scale", ["row", "column", "segment"])
 @pytest.mark.parametrize("layout", ["planes", "stream"])
 def test_packed_segments_of_every_width(layout, scale):
     rows_of_bits = {8: 1, 7: 9, 6: 3, 5: 4, 4: 20, 3: 2, 2: 8, 1: 5, 0: 11}
@@ -100,7 +100,7 @@ def test_vectors_of_the_format(bits, codes, planes, stream):
         data = bytes.fromhex(text)
         assert pack_row(codes, bits, layout) == data
         assert unpack_row(data, bits, layout, dim) == codes
-        ones, zeros = np.ones(dim, np.float32), np.zeros(dim, np.float32)
+        ones, zeros = np.ones((1, dim), np.float32), np.zeros((1, dim), np.float32)
         table = StoredTable(
             layout,
             np.frombuffer(data, np.uint8),

@@ -7,7 +7,7 @@ from slimctr.compression.data import CompressionData
 from slimctr.compression.low_precision.start import LowPrecisionSettings
 from slimctr.networks import CtrModel
 from slimctr.training import EpochRecord, fit, score
-from slimctr.training.trainer import RowTrainer
+from slimctr.training.trainer import Penalty, RowTrainer
 
 
 def train_inside(
@@ -15,6 +15,7 @@ def train_inside(
     data: CompressionData,
     config: LowPrecisionSettings,
     row_trainer: RowTrainer | None = None,
+    penalty: Penalty | None = None,
 ) -> tuple[tuple[EpochRecord, ...], dict[str, Any]]:
     """Train `model` in place as `config` says; return the epochs, and what to keep about them (JSON).
 
@@ -32,6 +33,7 @@ def train_inside(
         valid,
         progress=data.progress,
         row_trainer=row_trainer,
+        penalty=penalty,
     )
     best = max(history, key=lambda record: record.valid_auc)
     statistics |= {"kept_epoch": best.epoch, "best_valid_auc": best.valid_auc}

@@ -12,7 +12,7 @@ from slimctr.compression.low_precision.stored import set_untrained_oov_row, stor
 from slimctr.compression.method import find_method
 from slimctr.compression.report import model_bytes
 from slimctr.errors import CompressionError
-from slimctr.networks import HalfTable
+from slimctr.networks import HalfTable, TableSpec
 from slimctr.training import load_run
 
 QUICK = {"epochs": 1}
@@ -119,7 +119,7 @@ def test_a_run_is_written_with_its_epochs_and_training_bytes(run, tmp_path):
         "float_table_with_adam": 12 * 8 * rows,
     }
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
-    assert again.spec.tables[0].model_dump() == {"kind": "quantized", "dim": 8, "bits": 8, "scale": "row"}
+    assert again.spec.tables[0] == TableSpec(kind="quantized", dim=8, bits=8, scale="row")
 
 
 def test_training_starts_fresh_or_from_the_run(run, dataset):

@@ -1,0 +1,1 @@
+"""What mixed precision is made of: frequency groups, the choice of widths, training at chosen widths, storage."""
