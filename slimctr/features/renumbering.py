@@ -112,13 +112,15 @@ def _places(arrays: Any, field: int) -> NDArray[np.uint64]:
     sizes = np.diff(arrays["directory"][first : last + 1].astype(np.int64))
     bucket = np.repeat(np.arange(last - first, dtype=np.uint64), sizes)
     fingerprints = arrays["entries"][_entry_range(arrays, field), 0].astype(np.uint64)
-    return bucket << np.uint64(32) | fingerprints
+    places: NDArray[np.uint64] = bucket << np.uint64(32) | fingerprints
+    return places
 
 
 def _shrunk(places: NDArray[np.uint64], factor: int) -> NDArray[np.uint64]:
     """The places when `factor` neighboring buckets became one: the bucket of a hash scales with their number."""
     bucket = (places >> np.uint64(32)) // np.uint64(factor)
-    return bucket << np.uint64(32) | (places & np.uint64(0xFFFFFFFF))
+    shrunk: NDArray[np.uint64] = bucket << np.uint64(32) | (places & np.uint64(0xFFFFFFFF))
+    return shrunk
 
 
 def _merged(places: NDArray[np.uint64], buckets: int) -> tuple[int, NDArray[np.uint64]]:

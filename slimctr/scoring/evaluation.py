@@ -41,12 +41,13 @@ def evaluate_rows(
 
     The ids of the rows are those of the training vocabulary `base`; None: of the version's own.
     """
-    maps = None if base is None else maps_between(base, scorer.encoder.vocabulary)
+    stored = scorer.encoder.vocabulary
+    maps = [None] * len(stored.schema.fields) if base is None else maps_between(base, stored)
     labels: list[NDArray[np.float32]] = []
     logits: list[NDArray[np.float32]] = []
     seconds = 0.0
     for part in parts:
-        batch = part.batch if maps is None else renumbered_batch(part.batch, maps, base.schema)
+        batch = renumbered_batch(part.batch, maps, stored.schema)
         started = time.perf_counter()
         logits.append(scorer.logits(batch))
         seconds += time.perf_counter() - started
