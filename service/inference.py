@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from service.batching import Scored
 from service.context import RequestContext
-from service.errors import DeadlineExceeded, InvalidInput, NonFiniteScore, NotReady, QueueFull
+from service.errors import BadTensor, DeadlineExceeded, InvalidInput, NonFiniteScore, NotReady, QueueFull
 from service.experiments import Assignment, Experiments, ScoredRequest
 from service.instruments import VariantInstruments, failure_reason
 from service.pool import Pool
@@ -71,6 +71,14 @@ class Answer:
     pctr: npt.NDArray[np.float32]
     input_s: float
     stages: Scored
+
+
+@dataclass(frozen=True, eq=False)
+class RequestValues:
+    """What a request said, ready to be encoded for any version of its vocabulary, and its bytes."""
+
+    encode: Callable[[Encoder], EncodedBatch]
+    size_bytes: int
 
 
 class Inference:
@@ -165,14 +173,29 @@ class Inference:
             compute_ms=round((stages.lookup_s + stages.infer_s) * 1e3, 3),
         )
         answer = Answer(batch, logits, sigmoid(logits), input_s, stages)
-        context.answered = lambda total_s: self._answered(choice, context.request_id, answer, total_s)
+        request = RequestValues(encode, size_bytes)
+        context.answered = lambda total_s: self._answered(
+            choice, context.request_id, answer, request, total_s
+        )
         return answer
+
+    def require_one_encoding(self, choice: Choice) -> None:
+        """Raise BadTensor when encoded ids meet an experiment whose variants read a value as different rows."""
+        if choice.assignment.experiment is None or choice.assignment.reason == "pinned":
+            return
+        if not self._experiments.encodes_alike:
+            raise BadTensor(
+                f"the variants of experiment '{choice.assignment.experiment}' number their rows differently, so "
+                "encoded ids fit one of them only: name a version, or send values to /v1/predict"
+            )
 
     def close(self) -> None:
         """End the decoding thread."""
         self._decoder.shutdown(wait=True)
 
-    def _answered(self, choice: Choice, request_id: str, answer: Answer, total_s: float) -> None:
+    def _answered(
+        self, choice: Choice, request_id: str, answer: Answer, request: "RequestValues", total_s: float
+    ) -> None:
         """Account for a response that was handed over; the experiment hears of it only now."""
         stages = answer.stages
         compute_s = stages.lookup_s + stages.infer_s
@@ -194,6 +217,8 @@ class Inference:
                 batch=answer.batch,
                 logits=answer.logits,
                 scored_at=time.time(),
+                encode=request.encode,
+                size_bytes=request.size_bytes,
             )
         )
 

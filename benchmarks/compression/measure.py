@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import torch
 
 from benchmarks.compression.plan import ORIGINAL, DataSource, Task
 from model_store.store import ModelStore
-from slimctr.clicklogs import Dataset, PrepareSettings, Split, prepare
+from slimctr.clicklogs import Dataset, PrepareSettings, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.compression import compress
 from slimctr.export import publish_run
 from slimctr.features import EncodedBatch
 from slimctr.scoring import Scorer
-from slimctr.scoring.evaluation import evaluate_rows
+from slimctr.scoring.evaluation import evaluate_rows, stored_batch
 from slimctr.scoring.resident import measure_resident
 from slimctr.training import Run, load_run, train
 from slimctr.training.run import is_finished
@@ -50,8 +49,9 @@ def carry_out(task: Task, data: Path, work: Path) -> dict[str, Any]:
     path = store.path(task.key, version.version)
     scorer = Scorer.open(path)
     dataset = Dataset(data)
+    base = dataset.vocabulary()
     quality = {
-        split: evaluate_rows(scorer, scored_rows(scorer, dataset, split)) for split in ("valid", "test")
+        split: evaluate_rows(scorer, dataset.stream(split, SCORE_ROWS), base) for split in ("valid", "test")
     }
     scorer.close()
     sizes = version.manifest.bytes
@@ -95,10 +95,14 @@ def make_run(task: Task, data: Path, work: Path) -> Run:
 
 
 def passes(run: Run) -> int:
-    """Epochs of training that the weights went through, those of the original included."""
+    """Epochs of training that the weights went through, those of the original included unless it was left behind."""
     lines = (run.path / "history.jsonl").read_text().splitlines()
-    parent = passes(load_run(Path(run.lineage.parent))) if run.lineage.parent else 0
-    return parent + len(lines)
+    steps = run.lineage.methods
+    starts_over = any(step.method == "small_dim" or step.settings.get("start") == "fresh" for step in steps)
+    keeps_network = any(step.method == "frequency_rule" for step in steps)
+    if run.lineage.parent is None or (starts_over and not keeps_network):
+        return len(lines)
+    return len(lines) + passes(load_run(Path(run.lineage.parent)))
 
 
 def published(task: Task, work: Path) -> Path | None:
@@ -108,14 +112,10 @@ def published(task: Task, work: Path) -> Path | None:
     return store.path(task.key, versions[-1]) if versions else None
 
 
-def scored_rows(scorer: Scorer, dataset: Dataset, split: str) -> Iterator[Split]:
-    """The rows of a split as the engine wants them."""
-    return dataset.stream(split, SCORE_ROWS)
-
-
 def first_rows(scorer: Scorer, data: Path) -> EncodedBatch:
     """The first test rows as the engine wants them."""
-    return next(iter(Dataset(data).stream("test", 32_768))).batch
+    dataset = Dataset(data)
+    return stored_batch(scorer, dataset.vocabulary(), next(iter(dataset.stream("test", 32_768))).batch)
 
 
 def machine() -> str:

@@ -18,7 +18,7 @@ def bind(spec: ExperimentSpec, state: State, store: ModelStore) -> dict[str, int
 
     A label is looked up once, at the first start of the experiment; moving it later does not change the test.
     Raises ConfigError when the key has run with other variants, seed or windows, when a version does not exist,
-    or when two versions encode features differently (one encoded request must suit both).
+    or when two versions were trained on different features or vocabularies.
     """
     frozen = spec.model_dump(mode="json", exclude=_CHANGEABLE)
     kept = json.loads(
@@ -46,15 +46,21 @@ def _resolve(spec: ExperimentSpec, store: ModelStore) -> dict[str, int]:
 
 
 def _check_comparable(spec: ExperimentSpec, versions: dict[str, int], store: ModelStore) -> None:
-    encoders: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, version in versions.items():
         try:
-            encoders[name] = store.manifest(spec.model, version).encoder
+            manifest = store.manifest(spec.model, version)
+            values[name] = manifest.base_vocabulary, manifest.features
         except StoreError as error:
             raise ConfigError(f"experiment '{spec.key}': variant '{name}': {error}") from error
-    for name, encoder in encoders.items():
-        if encoder != encoders[spec.default]:
+    for name, known in values.items():
+        if known != values[spec.default]:
             raise ConfigError(
                 f"experiment '{spec.key}': '{name}' (version {versions[name]}) and '{spec.default}' (version "
                 f"{versions[spec.default]}) encode features differently; compare versions of one training vocabulary"
             )
+
+
+def encode_alike(spec: ExperimentSpec, versions: dict[str, int], store: ModelStore) -> bool:
+    """Say whether all variants read a value as the same row: not when one of them has dropped rows of its tables."""
+    return len({store.manifest(spec.model, version).encoder for version in versions.values()}) == 1

@@ -19,7 +19,7 @@ from service.experiments.assigner import (
     assign_without_experiment,
 )
 from service.experiments.assignment import bucket, drawn_for_shadow
-from service.experiments.binding import bind
+from service.experiments.binding import bind, encode_alike
 from service.experiments.errors import StateUnavailable, UnknownExperiment
 from service.experiments.estimates import describe, read_estimates
 from service.experiments.exposures import ExposureQueue
@@ -31,7 +31,7 @@ from service.experiments.shadow import ShadowJob, ShadowScorer
 from service.experiments.spec import ExperimentSpec, ShadowSpec
 from service.experiments.state import State
 from service.telemetry.metrics import Metrics
-from slimctr.features import EncodedBatch
+from slimctr.features import EncodedBatch, Encoder
 
 __all__ = ["Assignment", "Experiments", "OutcomeReport", "ScoredRequest"]
 
@@ -51,7 +51,11 @@ logger = logging.getLogger("slimctr.experiments")
 
 @dataclass(frozen=True, eq=False)
 class ScoredRequest:
-    """A request whose response was handed over: its batch, logits float32 (B,), and seconds since the epoch."""
+    """A request whose response was handed over: its batch, logits float32 (B,), and seconds since the epoch.
+
+    `encode` makes the batch again for a version that reads values as other rows, out of what the request of
+    `size_bytes` said.
+    """
 
     request_id: str
     unit_id: str | None
@@ -60,6 +64,8 @@ class ScoredRequest:
     batch: EncodedBatch
     logits: Logits
     scored_at: float
+    encode: Callable[[Encoder], EncodedBatch] | None = None
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ class Experiments:
         self._assigner: Assigner | None = None
         self._versions: dict[str, int] = {}
         self._shadow: ShadowScorer | None = None
+        self.encodes_alike = True
         self._results: tuple[float, dict[str, Any]] | None = None
 
     def assign(
@@ -144,7 +151,8 @@ class Experiments:
             and drawn_for_shadow(spec.key, request.request_id, spec.shadow.percent)
         ):
             pair = replace(exposure, kind=Kind.SHADOW, shadow_variant=spec.shadow.variant)
-            self._shadow.submit(ShadowJob(request.batch, pair))
+            again = None if self.encodes_alike else request.encode
+            self._shadow.submit(ShadowJob(request.batch, pair, again, request.size_bytes if again else 0))
 
     async def start(self) -> None:
         """Open the state, bind the variants to versions and begin the work beside the requests.
@@ -159,6 +167,7 @@ class Experiments:
         try:
             await journal.open()
             self._versions = await journal.read(lambda state: bind(spec, state, self._store))
+            self.encodes_alike = await asyncio.to_thread(encode_alike, spec, self._versions, self._store)
         except Exception:
             await self.stop()
             raise

@@ -11,7 +11,7 @@ import numpy as np
 
 from service.experiments.record import Exposure
 from service.telemetry.metrics import Metrics
-from slimctr.features import EncodedBatch
+from slimctr.features import EncodedBatch, Encoder
 from slimctr.scoring import Scorer
 
 LIMIT_BYTES = 32 * 1024 * 1024
@@ -26,10 +26,15 @@ logger = logging.getLogger("slimctr.shadow")
 
 @dataclass(frozen=True, eq=False)
 class ShadowJob:
-    """One request to score again: its batch, and its exposure without the shadow's logits."""
+    """One request to score again: its batch, and its exposure without the shadow's logits.
+
+    `encode` is given when the shadow reads values as other rows; it holds on to the request's `request_bytes`.
+    """
 
     batch: EncodedBatch
     exposure: Exposure
+    encode: Callable[[Encoder], EncodedBatch] | None = None
+    request_bytes: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -37,7 +42,8 @@ class ShadowJob:
         batch = self.batch
         bags = sum(bag.values.nbytes + bag.offsets.nbytes for bag in batch.bags)
         counts = batch.oov.nbytes + batch.missing.nbytes
-        return batch.ids.nbytes + bags + counts + self.exposure.logits.nbytes + _OBJECT_BYTES
+        kept = batch.ids.nbytes + bags + counts + self.exposure.logits.nbytes
+        return kept + self.request_bytes + _OBJECT_BYTES
 
 
 class ShadowScorer:
@@ -128,7 +134,8 @@ class ShadowScorer:
             scorer = self._scorer()
             if scorer is None:
                 return "not_ready"
-            logits = np.array(scorer.logits(job.batch), dtype=np.float32)
+            batch = job.batch if job.encode is None else job.encode(scorer.encoder)
+            logits = np.array(scorer.logits(batch), dtype=np.float32)
             if not np.isfinite(logits).all():
                 logger.warning("a shadow score is not finite", extra={"experiment": self._experiment})
                 return "error"

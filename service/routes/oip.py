@@ -103,6 +103,7 @@ async def _infer(request: Request, version: str | None) -> Response:
         asked.text("unit_id", v1.UNIT_ID),
     )
     with inference.chosen(context, target, "v2") as choice:
+        inference.require_one_encoding(choice)
         asked = oip.fitted(asked, choice.schema, settings.max_request_rows)
         answer = await inference.score(
             choice, context, asked.rows, len(body), due_s, lambda encoder: oip.encode(asked, encoder)
