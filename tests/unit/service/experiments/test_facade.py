@@ -42,7 +42,9 @@ class FakePool:
 
 @dataclass
 class FakeManifest:
+    base_vocabulary: str
     encoder: str
+    features: str = "fields"
 
 
 @dataclass
@@ -59,7 +61,8 @@ class FakeStore:
         return model, version
 
     def manifest(self, model: str, version: int) -> FakeManifest:
-        return FakeManifest("other" if version == 3 else "same")
+        vocabulary = "other" if version == 3 else "same"
+        return FakeManifest(vocabulary, vocabulary)
 
 
 class Clock:
