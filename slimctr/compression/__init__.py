@@ -10,7 +10,9 @@ from slimctr.compression.lpt import LptSettings
 from slimctr.compression.lsq_plus import LsqPlusSettings
 from slimctr.compression.method import METHODS, Method, Settings, find_method
 from slimctr.compression.mpe import MpeSettings
+from slimctr.compression.network_ptq import NetworkPtqSettings
 from slimctr.compression.ptq import PtqSettings
+from slimctr.compression.recalibrate import RecalibrateSettings
 from slimctr.compression.recipes import RECIPES, Recipe, chain
 from slimctr.compression.report import REPORT_FILE, report_table
 from slimctr.compression.small_dim import SmallDimSettings
@@ -31,8 +33,10 @@ __all__ = [
     "MagnitudeSettings",
     "Method",
     "MpeSettings",
+    "NetworkPtqSettings",
     "PtqSettings",
     "RandomColumnsSettings",
+    "RecalibrateSettings",
     "Recipe",
     "Settings",
     "SmallDimSettings",

@@ -58,14 +58,16 @@ Objection = Callable[[ModelSpec, Config], str | None]
 class Method:
     """A registered method. `objection` says why it may not follow what was done before, or None.
 
-    `takes_mapped` says that it works on tables that lost rows.
+    `takes_mapped` says that it works on tables that lost rows, `takes_low_precision` that it works on a network
+    whose weights are rounded.
     """
 
     name: str
     config: type[Settings]
     transform: Transform[Any]
     objection: Objection[Any]
-    takes_mapped: bool
+    takes_mapped: bool = False
+    takes_low_precision: bool = False
 
     def configure(self, settings: Mapping[str, Any]) -> Settings:
         """Check settings and fill in defaults. Raises CompressionError naming the setting."""
@@ -89,6 +91,10 @@ class Method:
         reason = self.objection(model.spec, config)
         if model.spec.row_maps and not self.takes_mapped:
             reason = "rows were dropped from its tables, and it works on whole ones; let it come before that"
+        if model.spec.network_bits is not None and not self.takes_low_precision:
+            reason = "the weights of its network are rounded already; let network_ptq come last"
+        if model.spec.calibration is not None and reason is None:
+            reason = "its logits are calibrated already; let recalibrate come last"
         if reason:
             raise CompressionError(f"'{self.name}' cannot be applied here: {reason}")
         return self.transform(model, data, config)
@@ -98,12 +104,17 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, config: type[Config], objection: Objection[Config], *, takes_mapped: bool = False
+    name: str,
+    config: type[Config],
+    objection: Objection[Config],
+    *,
+    takes_mapped: bool = False,
+    takes_low_precision: bool = False,
 ) -> Callable[[Transform[Config]], Transform[Config]]:
     """Register the decorated function as compression method `name`; see `Method`."""
 
     def register(transform: Transform[Config]) -> Transform[Config]:
-        METHODS[name] = Method(name, config, transform, objection, takes_mapped)
+        METHODS[name] = Method(name, config, transform, objection, takes_mapped, takes_low_precision)
         return transform
 
     return register

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from slimctr.networks import CtrModel, TableSpec
+from slimctr.networks.folding import coded_maps
 from slimctr.training import Scores, measure
 
 REPORT_FILE = "report.json"
@@ -47,6 +48,9 @@ def model_bytes(model: CtrModel) -> ModelBytes:
     columns = sum(8 * table.dim for table in (*spec.tables, *spec.wide) if table.scale == "column")
     columns += sum(8 * table.dim * len(table.segments) for table in (*spec.tables, *spec.wide))
     network = sum(4 * p.numel() for part in (model.expands, model.backbone) for p in part.parameters())
+    if spec.network_bits is not None:
+        for linear in coded_maps(model.backbone).values():
+            network -= linear.weight.numel() * (32 - spec.network_bits) // 8 - 4 * linear.out_features
     network += sum(2 * len(expand.columns or ()) for expand in spec.expands)
     return ModelBytes(tables, wide, columns, network)
 

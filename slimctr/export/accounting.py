@@ -8,8 +8,7 @@ import torch
 
 from model_store.artifact import GOLDEN_FILE, NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
 from model_store.manifest import Bytes
-from slimctr.export.folding import fold_network
-from slimctr.export.onnx_network import onnx_bytes
+from slimctr.export.onnx_network import FoldedNetwork, onnx_bytes
 from slimctr.export.tables import StoredTables, tensor_name
 from slimctr.networks import ModelSpec, build_model, float_spec
 
@@ -50,9 +49,13 @@ def count_bytes(
 
 
 def _is_compressed(spec: ModelSpec) -> bool:
-    return any(
-        part.kind not in ("float", "identity", "linear")
-        for part in (*spec.tables, *spec.wide, *spec.expands, *spec.layers)
+    return (
+        spec.network_bits is not None
+        or spec.calibration is not None
+        or any(
+            part.kind not in ("float", "identity", "linear")
+            for part in (*spec.tables, *spec.wide, *spec.expands, *spec.layers)
+        )
     )
 
 
@@ -75,7 +78,7 @@ def _float_network_bytes(spec_json: str) -> int:
     model = build_model(ModelSpec.model_validate_json(spec_json))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)  # the exporter leaves out biases that are zero
-    return len(onnx_bytes(fold_network(model)))
+    return len(onnx_bytes(FoldedNetwork(model)))
 
 
 def _float_header_bytes(spec: ModelSpec, dim: int) -> int:

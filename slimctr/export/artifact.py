@@ -21,9 +21,8 @@ from slimctr.compression import REPORT_FILE
 from slimctr.compression.data import data_of_run
 from slimctr.errors import EngineError, ExportError
 from slimctr.export.accounting import count_bytes
-from slimctr.export.folding import fold_network
 from slimctr.export.golden import golden_batch
-from slimctr.export.onnx_network import OPSET, onnx_bytes
+from slimctr.export.onnx_network import FoldedNetwork, onnx_bytes
 from slimctr.export.tables import store_tables
 from slimctr.features import EncodedBatch, Vocabulary
 from slimctr.features.renumbering import renumbered, renumbered_batch
@@ -146,7 +145,8 @@ def _write_files(
     tables = store_tables(run.model)
     write_tensors(folder / TABLES_FILE, tables.tensors)
     announce("exporting the network")
-    (folder / NETWORK_FILE).write_bytes(onnx_bytes(fold_network(run.model)))
+    network = FoldedNetwork(run.model)
+    (folder / NETWORK_FILE).write_bytes(onnx_bytes(network))
     base_vocabulary, _ = encoder_digest(dataset.schema, dataset.path / VOCABULARY_FILE)
     chosen = golden_batch(rows, dataset.vocabulary())
     logits = _torch_logits(run.model, chosen)
@@ -164,7 +164,7 @@ def _write_files(
         method=tuple(step.model_dump(mode="json") for step in run.lineage.methods),
         features=dataset.schema.model_dump(mode="json", exclude_defaults=True),
         tables=tables.entries,
-        network=Network(width=run.spec.stored_width, opset=OPSET),
+        network=Network(width=run.spec.stored_width, opset=network.opset),
         bytes=count_bytes(
             run.spec, tables, folder, run.config.dim, (dataset.path / VOCABULARY_FILE).stat().st_size
         ),

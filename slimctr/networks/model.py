@@ -19,6 +19,7 @@ from slimctr.networks.deepfm import DeepFm
 from slimctr.networks.dnn import Dnn
 from slimctr.networks.expand import Expands, build_expand
 from slimctr.networks.fibinet import FiBiNet
+from slimctr.networks.folding import folded
 from slimctr.networks.gdcn import Gdcn
 from slimctr.networks.ipnn import Ipnn
 from slimctr.networks.nfm import Nfm
@@ -47,8 +48,9 @@ TensorBag = tuple[Tensor, Tensor]
 class CtrModel(nn.Module):
     """A click model in two halves: `lookup` (what the engine's kernels do) and `network` (what becomes ONNX).
 
-    `mlp_on_codes` says that layer 1 of the MLP was folded with the expands and takes the stored codes; export
-    sets it after it has replaced `backbone.mlp.blocks[0].linear`.
+    `mlp_on_codes` says that layer 1 of the MLP was folded with the expands and takes the stored codes, and
+    `matrix_codes` holds codes and scales of rounded weight matrices: both belong to the twin that
+    `slimctr.networks.folding.folded` makes.
     """
 
     def __init__(self, spec: ModelSpec, backbone: Backbone) -> None:
@@ -68,6 +70,8 @@ class CtrModel(nn.Module):
         self.expands: nn.Module = Expands(build_expand(expand, spec.dim) for expand in spec.expands)
         self.backbone = backbone
         self.mlp_on_codes = False
+        self.matrix_codes: dict[str, tuple[Tensor, Tensor]] = {}
+        self._low_precision: list[CtrModel] = []  # no submodule: its weights follow from those of this model
         self.logit_correction = math.log(spec.negative_sampling_rate)
 
     def lookup(self, ids: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
@@ -88,13 +92,25 @@ class CtrModel(nn.Module):
         return torch.cat(stored, dim=1)
 
     def network(self, stored: Tensor) -> Tensor:
-        """Return logits (B,) of a stored matrix (B, W), corrected for negative down-sampling."""
+        """Return logits (B,) of a stored matrix (B, W), corrected for negative down-sampling and calibrated.
+
+        A model of `network_bits` is not trained: it computes with the rounded weights that export stores.
+        """
+        if self.spec.network_bits is not None:
+            if not self._low_precision:
+                self._low_precision.append(folded(self))
+            return self._low_precision[0].network(stored)
         codes = stored[:, : self.spec.code_width]
         wide = stored[:, self.spec.code_width :] if self.spec.wide else None
         embedded = self.expands(codes)
         x = embedded.reshape(-1, len(self.spec.rows), self.spec.dim)
         logit = self.backbone(x, codes if self.mlp_on_codes else embedded, wide)
-        return logit + self.logit_correction if self.logit_correction else logit
+        if self.logit_correction:
+            logit = logit + self.logit_correction
+        if self.spec.calibration is not None:
+            scale, shift = self.spec.calibration
+            logit = logit * scale + shift
+        return logit
 
     def forward(self, ids: Tensor, bags: Sequence[TensorBag] = ()) -> Tensor:
         """Return logits (B,)."""

@@ -110,7 +110,8 @@ class ModelSpec(_Record):
     a single-valued field. `wide` is empty when the network has no first-order term. `layers` are the hidden
     layers of the MLP. `negative_sampling_rate` is the share of the negatives that training kept; the model
     adds its logarithm to every logit. `rows` counts the rows of the vocabulary; `row_maps` is empty or has an
-    entry per field, None where the tables store every row.
+    entry per field, None where the tables store every row. `network_bits` are those of the weight matrices once
+    export has folded them (None: float32). `calibration` (scale, shift) is applied to every logit, last.
     """
 
     network: str
@@ -124,6 +125,8 @@ class ModelSpec(_Record):
     expands: tuple[ExpandSpec, ...]
     layers: tuple[LayerSpec, ...]
     row_maps: tuple[RowMapSpec | None, ...] = ()
+    network_bits: Literal[4, 8] | None = None
+    calibration: tuple[float, float] | None = None
     negative_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")

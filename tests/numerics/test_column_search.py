@@ -8,7 +8,7 @@ from slimctr.compression.columns import compact, estimate_batch_norm
 from slimctr.compression.data import CompressionData
 from slimctr.compression.mask_search import MaskedColumns, mask_gradient
 from slimctr.compression.orthogonality import column_overlap, regularity
-from slimctr.export.folding import fold_network
+from slimctr.export.onnx_network import FoldedNetwork
 from slimctr.networks import NETWORKS, build_model, float_spec
 from slimctr.training import Batch, TensorSplit, TrainConfig
 
@@ -64,14 +64,14 @@ def test_folded_compact_network_is_the_same_function(name):
     stored = torch.randn(50, smaller.spec.stored_width, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         torch.testing.assert_close(
-            fold_network(smaller)(stored), smaller.network(stored), atol=1e-5, rtol=1e-5
+            FoldedNetwork(smaller)(stored), smaller.network(stored), atol=1e-5, rtol=1e-5
         )
 
 
 def test_folding_deletes_the_input_columns_of_layer_1():
     model = network("dnn")
     smaller = compact(model, MASK)
-    folded = fold_network(smaller).folded.backbone.mlp.blocks[0]
+    folded = FoldedNetwork(smaller).folded.backbone.mlp.blocks[0]
     gain = model.backbone.mlp.blocks[0].norm
     scale = gain.weight / torch.sqrt(gain.running_var + gain.eps)
     kept = model.backbone.mlp.blocks[0].linear.weight[:, torch.from_numpy(MASK).ravel()]

@@ -14,7 +14,7 @@ from slimctr.compression.factors import (
     table_axes,
 )
 from slimctr.compression.principal import Moments, principal_axes
-from slimctr.export.folding import fold_network
+from slimctr.export.onnx_network import FoldedNetwork
 from slimctr.networks import NETWORKS, build_model, float_spec
 
 
@@ -150,13 +150,13 @@ def test_folded_network_is_the_same_function(network, pair):
     model = factored(network, pair)
     stored = torch.randn(50, model.spec.stored_width, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        expected, folded = model.network(stored), fold_network(model)(stored)
+        expected, folded = model.network(stored), FoldedNetwork(model)(stored)
     torch.testing.assert_close(folded, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_folding_takes_codes_into_the_mlp_and_embeddings_into_interactions():
     model = factored("deepfm")
-    folded = fold_network(model).folded
+    folded = FoldedNetwork(model).folded
     widths = {}
 
     def watch(module, inputs):
@@ -171,7 +171,7 @@ def test_folding_takes_codes_into_the_mlp_and_embeddings_into_interactions():
 def test_folding_leaves_the_model_alone():
     model = factored("dcn")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fold_network(model)
+    FoldedNetwork(model)
     assert model.logit_correction != 0
     assert not model.mlp_on_codes
     for name, tensor in model.state_dict().items():

@@ -141,14 +141,14 @@ def test_oov_and_mean_row_score_alike(dataset, store, smaller):
 
 
 def test_a_model_that_scores_differently_is_refused(run, store, dataset, tmp_path, monkeypatch):
-    honest = artifact.fold_network
+    honest = artifact.FoldedNetwork
 
     def shifted(model):
         network = honest(model)
         network.folded.backbone.head.bias += 0.01
         return network
 
-    monkeypatch.setattr(artifact, "fold_network", shifted)
+    monkeypatch.setattr(artifact, "FoldedNetwork", shifted)
     with pytest.raises(ExportError, match=r"not published.*golden row"):
         publish_run(run, store, "refused")
     assert "refused" not in store.models()

@@ -5,8 +5,7 @@ import onnxruntime
 import pytest
 import torch
 
-from slimctr.export.folding import fold_network
-from slimctr.export.onnx_network import onnx_bytes
+from slimctr.export.onnx_network import FoldedNetwork, onnx_bytes
 from slimctr.networks import NETWORKS, ExpandSpec, ModelSpec, TableSpec, build_model, float_spec
 
 FIELDS, DIM, RANK = 5, 8, 3
@@ -52,7 +51,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def graph(model):
-    return onnx.load_from_string(onnx_bytes(fold_network(model)))
+    return onnx.load_from_string(onnx_bytes(FoldedNetwork(model)))
 
 
 def test_graph_scores_like_torch_at_any_batch_size(model, graph):
@@ -73,7 +72,7 @@ def test_graph_has_no_needless_node(model, graph):
 
 
 def test_graph_holds_the_weights_once_and_little_else(model, graph):
-    folded = fold_network(model)
+    folded = FoldedNetwork(model)
     weights = sum(parameter.numel() for parameter in folded.parameters())
     expands = sum(buffer.numel() for buffer in folded.folded.expands.buffers())
     constants = {
@@ -89,5 +88,5 @@ def test_graph_holds_the_weights_once_and_little_else(model, graph):
 
 def test_codes_enter_layer_1_where_the_network_lets_them(model):
     before = model.spec.layers[0].inputs
-    after = fold_network(model).folded.backbone.mlp.blocks[0].linear.in_features
+    after = FoldedNetwork(model).folded.backbone.mlp.blocks[0].linear.in_features
     assert before - after == (DIM - RANK if NETWORKS[model.spec.network].mlp_reads_embeddings else 0)

@@ -7,8 +7,7 @@ import torch
 from slimctr.compression.data import CompressionData
 from slimctr.compression.method import find_method
 from slimctr.errors import ExportError
-from slimctr.export.folding import fold_network
-from slimctr.export.onnx_network import OPSET, _check, onnx_bytes
+from slimctr.export.onnx_network import OPSET, FoldedNetwork, _check, onnx_bytes
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +19,7 @@ def small(run, dataset):
 
 @pytest.fixture(scope="module")
 def graph(small):
-    return onnx.load_from_string(onnx_bytes(fold_network(small)))
+    return onnx.load_from_string(onnx_bytes(FoldedNetwork(small)))
 
 
 def test_graph_has_no_needless_node(graph):
@@ -35,7 +34,7 @@ def test_graph_has_one_opset_and_no_source_notes(graph, small):
     data = graph.SerializeToString()
     assert b".py" not in data
     assert b"stack_trace" not in data
-    weights = sum(4 * p.numel() for p in fold_network(small).parameters())
+    weights = sum(4 * p.numel() for p in FoldedNetwork(small).parameters())
     matrix = 4 * small.spec.code_width * 40
     assert len(data) < weights + matrix + 5_000
 
@@ -59,14 +58,14 @@ def test_first_layer_takes_codes_and_wide_values_pass_by(graph, small):
 
 
 def test_export_is_silent_and_repeatable(small, graph, recwarn, capfd):
-    assert onnx_bytes(fold_network(small)) == graph.SerializeToString(deterministic=True)
+    assert onnx_bytes(FoldedNetwork(small)) == graph.SerializeToString(deterministic=True)
     assert not recwarn.list
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
 
 def test_export_leaves_gradients_of_the_model_on(small):
-    fold_network(small)
+    FoldedNetwork(small)
     assert all(parameter.requires_grad for parameter in small.parameters())
     assert torch.is_grad_enabled()
 

@@ -1,27 +1,24 @@
-"""The network half of a model as one module ready for export, its constants folded."""
+"""The network half of a model with its constants folded, and its weight matrices in few bits where asked for."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from slimctr.networks import CtrModel, FrozenExpands, PairLinear
+from slimctr.networks.expand import FrozenExpands
+from slimctr.networks.layers import PairLinear
+
+LEAST_WEIGHTS = 256
+"""Matrices of fewer weights stay float32: their scales would eat the gain."""
+
+_SHRINK = torch.tensor([1.0 - 0.02 * step for step in range(31)])
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
-class FoldedNetwork(nn.Module):
-    """`stored` (B, W) to logits (B,): `CtrModel.network` with its constants folded and without its tables."""
-
-    def __init__(self, model: CtrModel) -> None:
-        super().__init__()
-        self.folded = model
-
-    def forward(self, stored: Tensor) -> Tensor:
-        """Return logits (B,)."""
-        return self.folded.network(stored)
-
-
-def fold_network(model: CtrModel) -> FoldedNetwork:
-    """Return the network of `model` for export; `model` itself is not changed.
+def folded(model: Model) -> Model:
+    """Return the network of a CtrModel without its tables, as it is exported; `model` itself is not changed.
 
     - All expands become one matrix (sum of d_f, F*D) and one offset.
     - Layer 1 of the MLP is multiplied by that matrix where the backbone lets it read the embeddings, and then
@@ -29,6 +26,8 @@ def fold_network(model: CtrModel) -> FoldedNetwork:
       IPNN) keep their columns. Interactions keep reading D-wide embeddings.
     - A batch-norm is folded into the linear map before it, the correction for negative down-sampling into
       the bias of the head. The function is the same up to float32 rounding. Products are taken in float64.
+    - With `network_bits`, the matrices of all linear maps of 256 weights or more are then rounded to codes of a
+      symmetric grid per output (`rounded_matrix`), and hold code * scale; `matrix_codes` has both by name.
     """
     kept_out: dict[int, object] = {id(model.tables): nn.ModuleList(), id(model.wide): None}
     twin = copy.deepcopy(model, kept_out).eval()  # the memo stands in for the tables, which may be large
@@ -48,7 +47,46 @@ def fold_network(model: CtrModel) -> FoldedNetwork:
             block.norm = nn.Identity()
     backbone.head.bias += twin.logit_correction
     twin.logit_correction = 0.0
-    return FoldedNetwork(twin)
+    if (bits := model.spec.network_bits) is not None:
+        for name, linear in coded_maps(backbone).items():
+            codes, scales = rounded_matrix(linear.weight, bits)
+            linear.weight.copy_(codes * scales.unsqueeze(1))
+            twin.matrix_codes[name] = (codes, scales)
+        twin.spec = model.spec.model_copy(update={"network_bits": None})
+    return twin
+
+
+def coded_maps(backbone: nn.Module) -> dict[str, nn.Linear]:
+    """Return the linear maps whose matrices `network_bits` rounds, by name."""
+    return {
+        name: module
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Linear) and module.weight.numel() >= LEAST_WEIGHTS
+    }
+
+
+def rounded_matrix(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return whole-number codes float32 (out, in) in -(2^(b-1) - 1) .. 2^(b-1) - 1 and scales (out,).
+
+    Each output takes the scale, among those that cover 1.00, 0.98, ..., 0.40 of its largest weight, that gives its
+    row the least squared error. A row of zeros has scale 1.
+    """
+    most = 2 ** (bits - 1) - 1
+    largest = weight.abs().amax(dim=1)
+    covering = torch.where(largest > 0, largest, torch.ones_like(largest)) / most
+    best_error = torch.full_like(covering, torch.inf)
+    best_codes, best_scales = torch.zeros_like(weight), covering.clone()
+    for share in _SHRINK:
+        scales = covering * share
+        codes = (weight / scales.unsqueeze(1)).round().clamp(-most, most)
+        error = (codes * scales.unsqueeze(1) - weight).square().sum(dim=1)
+        better = error < best_error
+        best_codes[better], best_scales[better], best_error[better] = (
+            codes[better],
+            scales[better],
+            error[better],
+        )
+    return best_codes, best_scales
 
 
 def _on_codes(linear: nn.Linear | PairLinear, matrix: Tensor, offset: Tensor) -> nn.Linear | PairLinear:
