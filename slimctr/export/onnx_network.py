@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from slimctr.errors import ExportError
@@ -102,20 +103,27 @@ def _store_codes(graph: onnx.GraphProto, name: str, codes: Tensor, scales: Tenso
         for axis, stored, held in ((0, matrix, codes), (1, matrix.T, codes.T)):
             if tuple(initializer.dims) != stored.shape or not _holds(initializer, stored):
                 continue
-            kind = onnx.TensorProto.INT4 if bits == 4 else onnx.TensorProto.INT8
-            values = held.numpy().astype(np.int8)
             parts = (f"{initializer.name}.codes", f"{initializer.name}.scales")
             target = initializer.name
             graph.initializer.remove(initializer)
             graph.initializer.extend(
                 [
-                    onnx.helper.make_tensor(parts[0], kind, values.shape, values.reshape(-1)),
+                    _code_tensor(parts[0], held.numpy().astype(np.int8), bits),
                     onnx.numpy_helper.from_array(scales.numpy(), parts[1]),
                 ]
             )
             graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", parts, [target], axis=axis))
             return
     raise ExportError(f"the exported network has no matrix of '{name}' to store as codes")
+
+
+def _code_tensor(name: str, codes: NDArray[np.int8], bits: int) -> onnx.TensorProto:
+    """Codes in bytes, or two to a byte with the first in the low half."""
+    if bits == 8:
+        return onnx.numpy_helper.from_array(np.ascontiguousarray(codes), name)
+    flat = np.resize(codes.reshape(-1), codes.size + codes.size % 2).astype(np.uint8) & 15
+    packed = (flat[0::2] | flat[1::2] << 4).tobytes()
+    return onnx.helper.make_tensor(name, onnx.TensorProto.INT4, codes.shape, packed, raw=True)
 
 
 def _holds(initializer: onnx.TensorProto, matrix: np.ndarray) -> bool:
