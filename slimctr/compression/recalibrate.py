@@ -14,7 +14,8 @@ from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ModelSpec
 from slimctr.training import score
 
-STEPS = 50
+STEPS = 100
+TOLERANCE = 1e-9
 
 
 class RecalibrateSettings(Settings):
@@ -54,21 +55,28 @@ def recalibrate(model: CtrModel, data: CompressionData, config: RecalibrateSetti
 
 
 def fitted_calibration(labels: NDArray[np.floating], logits: NDArray[np.floating]) -> tuple[float, float]:
-    """Return scale and shift of least log-loss for logits (n,), by Newton steps in float64.
+    """Return scale and shift of least log-loss for logits (n,), by Newton steps that never raise it, in float64.
 
     Raises CompressionError when the best scale is not positive: the scores say nothing, or the opposite.
     """
     x = np.stack([logits.astype(np.float64), np.ones(len(logits))], axis=1)
     found = np.array([1.0, 0.0])
+    loss = _loss(labels, x @ found)
     for _ in range(STEPS):
-        p = 1 / (1 + np.exp(-np.clip(x @ found, -60, 60)))
-        curvature = x.T @ (x * (p * (1 - p))[:, None]) + 1e-12 * len(x) * np.eye(2)
+        p = np.exp(-np.logaddexp(0.0, -(x @ found)))
+        curvature = x.T @ (x * (p * (1 - p))[:, None]) + 1e-9 * len(x) * np.eye(2)
         step = np.linalg.solve(curvature, x.T @ (p - labels))
-        found -= step
-        if np.abs(step).max() < 1e-10:
+        while (tried := _loss(labels, x @ (found - step))) > loss and np.abs(step).max() > TOLERANCE:
+            step /= 2
+        found, loss = found - step, min(tried, loss)
+        if np.abs(step).max() <= TOLERANCE:
             break
-    if not np.isfinite(found).all() or found[0] <= 0:
+    if not found[0] > 0:
         raise CompressionError(
             f"the best scale of the logits is {found[0]:.3g}: the scores do not follow the clicks"
         )
     return float(found[0]), float(found[1])
+
+
+def _loss(labels: NDArray[np.floating], logits: NDArray[np.float64]) -> float:
+    return float((np.logaddexp(0.0, logits) - labels * logits).mean())
