@@ -9,7 +9,7 @@ from rich.markup import escape
 
 import slimctr
 from model_store.errors import StoreError
-from slimctr.commands import compress, data, evaluate, models, publish, quickstart, serve, train
+from slimctr.commands import compress, data, evaluate, frontier, models, publish, quickstart, serve, train
 from slimctr.errors import SlimctrError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data", help="Prepare, download and describe click logs.")
 app.command()(train.train)
 app.command()(compress.compress)
+app.command()(frontier.frontier)
 app.command()(publish.publish)
 app.command()(evaluate.evaluate)
 app.add_typer(models.app, name="models", help="List, show, verify, label and remove stored models.")

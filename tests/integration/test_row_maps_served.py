@@ -73,10 +73,15 @@ def test_shadow_differences_are_those_of_the_values(served):
 
 
 def test_encoded_ids_fit_one_variant_only(served):
-    client, dataset, store = served
+    client, dataset, _ = served
     encoded = dataset.encoder().encode_rows(dataset.raw_test(1)[0])
     inputs = [
-        {"name": "ids", "datatype": "INT64", "shape": list(encoded.ids.shape), "data": encoded.ids.ravel()}
+        {
+            "name": "sparse_ids",
+            "datatype": "INT64",
+            "shape": list(encoded.ids.shape),
+            "data": encoded.ids.ravel(),
+        }
     ]
     names = [dataset.schema.names[position] for position in dataset.schema.multi]
     for name, bag in zip(names, encoded.bags, strict=True):

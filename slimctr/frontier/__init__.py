@@ -1,0 +1,1 @@
+"""The frontier: how small a run can be made, and what that costs, measured variant by variant in the engine."""
