@@ -15,6 +15,7 @@ from slimctr.compression.ptq import PtqSettings
 from slimctr.compression.recalibrate import RecalibrateSettings
 from slimctr.compression.recipes import RECIPES, Recipe, chain
 from slimctr.compression.report import REPORT_FILE, report_table
+from slimctr.compression.row_controls import MagnitudeRowsSettings, RandomRowsSettings
 from slimctr.compression.small_dim import SmallDimSettings
 from slimctr.compression.svd import SvdSettings
 from slimctr.compression.verb import compress
@@ -30,12 +31,14 @@ __all__ = [
     "HamSettings",
     "LptSettings",
     "LsqPlusSettings",
+    "MagnitudeRowsSettings",
     "MagnitudeSettings",
     "Method",
     "MpeSettings",
     "NetworkPtqSettings",
     "PtqSettings",
     "RandomColumnsSettings",
+    "RandomRowsSettings",
     "RecalibrateSettings",
     "Recipe",
     "Settings",

@@ -54,7 +54,7 @@ def find_frontier(
         variant["test"] = workshop.test_quality(variant)
     found = {
         "format": FORMAT,
-        "run": str(run),
+        "run": run.resolve().name,
         "budget": str(budget),
         "trials": done,
         "seed": seed,

@@ -15,7 +15,7 @@ from slimctr.frontier.variants import BUCKETS
 JSON_FILE, PAGE_FILE = "frontier.json", "report.html"
 PLOTS = (("AUC", "auc"), ("logloss", "logloss"), ("calibration", "calibration"))
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1500px; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; display: block; overflow-x: auto }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 22rem }
@@ -48,7 +48,7 @@ def page(found: Mapping[str, Any]) -> str:
             f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>",
             f"<h1>Frontier of {html.escape(found['run'])}</h1><p>{told} {found['trials']} trials, "
             f"seed {found['seed']}, {html.escape(found['machine'])}, {found['date']}. "
-            "Chosen on validation rows; test rows were scored once.</p>",
+            "Chosen on validation rows, on which calibrated variants were also fitted; test rows were scored once.</p>",
             _div(quality_plots(original, variants, front, chosen), "quality"),
             "<h2>On the frontier</h2>",
             table(original, by_key[1:], chosen),
@@ -106,7 +106,7 @@ def bucket_plot(original: Mapping[str, Any], front: Sequence[Mapping[str, Any]])
     for bucket in BUCKETS:
         changes = [v["buckets"][bucket]["logloss"] - original["buckets"][bucket]["logloss"] for v in front]
         names = [f"{v['bytes']['artifact'] / 1e3:.0f} KB" for v in front]
-        figure.add_trace(go.Bar(name=bucket, x=names, y=changes, text=[hover(v) for v in front]))
+        figure.add_trace(go.Bar(name=bucket, x=names, y=changes, hovertext=[hover(v) for v in front]))
     figure.update_layout(height=420, template="plotly_white", yaxis_title="Δ logloss", margin={"t": 20})
     return figure
 

@@ -8,6 +8,7 @@ from model_store.store import ModelStore
 from slimctr.clicklogs import PrepareSettings, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.compression import compress
+from slimctr.errors import CompressionError
 from slimctr.export import publish_run
 from slimctr.features.renumbering import maps_between, renumbered
 from slimctr.networks import RowMap
@@ -125,3 +126,32 @@ def test_hashed_fields_keep_all_their_rows(tmp_path):
     vocabulary = data.vocabulary()
     with pytest.raises(ValueError, match="hashed"):
         renumbered(vocabulary, [np.zeros(n, np.int32) for n in data.rows_per_field], data.rows_per_field)
+
+
+@pytest.mark.parametrize("zero_rows", ["keyed", "zero", "oov"])
+def test_float_and_quantized_rows_after_dropping(run, dataset, tmp_path, zero_rows):
+    """The zero row stays zero through fine-tuning, and through quantization by row and by column."""
+    store = ModelStore(tmp_path / "store")
+    dropping = {"kept_share": 0.4, "zero_rows": zero_rows, "epochs": 1}
+    for chain in ("magnitude_rows", "random_rows", "magnitude_rows+ptq", "magnitude+magnitude_rows+ptq"):
+        groups = {
+            "magnitude_rows": dropping,
+            "random_rows": dropping,
+            "magnitude": {"epochs": 0},
+            "ptq": {"bits": 4},
+        }
+        names = chain.split("+")
+        settings = dropping if len(names) == 1 else {name: groups[name] for name in names}
+        smaller = compress(run, chain, settings, None, tmp_path / chain / zero_rows)
+        step = smaller.lineage.methods[-1 if len(names) == 1 else -2].statistics
+        assert step["kept_rows"] <= 0.4 * step["rows"] + 2 * len(run.spec.rows)
+        zero = [row_map.zero_row for row_map in smaller.model.row_maps]
+        publish_run(smaller, store, "ctr")
+        if zero_rows == "keyed" and len(names) == 1:
+            weights = [
+                *zip(smaller.model.tables, zero, strict=True),
+                *zip(smaller.model.wide, zero, strict=True),
+            ]
+            assert not any(table.weight[row].any() for table, row in weights)
+    with pytest.raises(CompressionError, match="would read the mean"):
+        compress(run, "feature_pca+magnitude_rows", {}, None, tmp_path / "low")

@@ -1,0 +1,100 @@
+"""`slimctr frontier` as a person runs it: killed, continued, read, published."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_runs import tiny_dataset, tiny_run
+
+from model_store.store import ModelStore
+from slimctr.scoring import Scorer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("frontier")
+    return tiny_run(tiny_dataset(folder / "log"), folder / "run")
+
+
+def command(run, out, *more):
+    head = [sys.executable, "-m", "slimctr", "frontier", "--run", str(run.path), "--out", str(out)]
+    return [*head, *map(str, more)]
+
+
+def test_a_killed_search_goes_on_and_its_best_variant_is_published(run, tmp_path):
+    out, store = tmp_path / "out", tmp_path / "store"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command(run, out, "--trials", 9), env=environment, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while len(list(out.glob("variants/*/variant.json"))) < 3 and time.monotonic() < until:
+        assert process.poll() is None, "the search ended too soon"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("variants/*/variant.json")}
+    assert len(before) >= 3
+    assert not (out / "report.html").exists()
+
+    more = (
+        "--trials",
+        6,
+        "--budget",
+        "auc_drop<=0.02",
+        "--publish",
+        store,
+        "--name",
+        "ctr",
+        "--label",
+        "canary",
+    )
+    done = subprocess.run(
+        command(run, out, *more), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
+    found = json.loads((out / "frontier.json").read_text())
+    assert found["trials"] >= 6
+    variants = {variant["key"]: variant for variant in found["variants"]}
+    best = variants[found["recommended"]]
+    assert best["valid"]["auc"] >= found["original"]["valid"]["auc"] - 0.02
+    within = [
+        v["bytes"]["artifact"]
+        for v in variants.values()
+        if v["valid"]["auc"] >= found["original"]["valid"]["auc"] - 0.02
+    ]
+    assert best["bytes"]["artifact"] == min(within)
+    for key in found["front"]:
+        assert {"1", "32", "512"} == set(variants[key]["speed"]["speed_ratio"])
+        assert variants[key]["bytes"]["resident"] > 0
+        assert 0 < variants[key]["test"]["auc"] < 1
+    assert (out / "report.html").stat().st_size > 1_000_000
+    published = ModelStore(store)
+    assert published.resolve("ctr@canary") == ("ctr", 1)
+    scorer = Scorer.open(published.path("ctr", 1))
+    scorer.check_golden()
+    assert published.manifest("ctr", 1).artifact_bytes == best["bytes"]["artifact"]
+
+
+def test_two_processes_share_the_trials_and_no_variant_may_be_good_enough(run, tmp_path):
+    more = ("--trials", 4, "--jobs", 2, "--budget", "artifact_ratio>=1000000")
+    done = subprocess.run(command(run, tmp_path / "out", *more), capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "no variant is within artifact_ratio>=1e+06" in done.stdout
+    assert json.loads((tmp_path / "out" / "frontier.json").read_text())["recommended"] is None
+
+
+def test_wrong_input_ends_in_one_line(run, tmp_path):
+    for more, reason in (
+        (("--budget", "auc<=1"), "no term of a budget"),
+        (("--publish", tmp_path), "--publish and --name go together"),
+    ):
+        done = subprocess.run(
+            command(run, tmp_path / "out", *more), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert reason in done.stderr
+        assert "Traceback" not in done.stderr
