@@ -36,7 +36,7 @@ class Table(_Record):
 
     field: str
     role: Literal["embedding", "wide"]
-    codec: Literal["float32", "float16", "int8_row", "packed"]
+    codec: Literal["float32", "float16", "int8_row", "packed", "quotient_remainder"]
     rows: Annotated[int, Field(ge=1, lt=2**31)]
     dim: Annotated[int, Field(ge=1)]
     column: Count
@@ -46,6 +46,15 @@ class Table(_Record):
     scales: str | None = None
     minimums: str | None = None
     segments: tuple[Segment, ...] = ()
+    divisor: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    combine: Literal["sum", "product"] | None = None
+
+    @model_validator(mode="after")
+    def _divided_tables_say_how(self) -> Self:
+        is_divided = self.codec == "quotient_remainder"
+        if is_divided != (self.divisor is not None) or is_divided != (self.combine is not None):
+            raise ValueError("divisor and combine are given if, and only if, codec is 'quotient_remainder'")
+        return self
 
     @model_validator(mode="after")
     def _codec_has_its_settings(self) -> Self:

@@ -6,6 +6,7 @@ from slimctr.compression.feature_pca import FeaturePcaSettings
 from slimctr.compression.fine_tune import FineTuneSettings
 from slimctr.compression.frequency_rule import FrequencyRuleSettings
 from slimctr.compression.ham import HamSettings
+from slimctr.compression.hash_qr import HashQrSettings
 from slimctr.compression.lpt import LptSettings
 from slimctr.compression.lsq_plus import LsqPlusSettings
 from slimctr.compression.method import METHODS, Method, Settings, find_method
@@ -29,6 +30,7 @@ __all__ = [
     "FineTuneSettings",
     "FrequencyRuleSettings",
     "HamSettings",
+    "HashQrSettings",
     "LptSettings",
     "LsqPlusSettings",
     "MagnitudeRowsSettings",

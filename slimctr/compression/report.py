@@ -59,6 +59,8 @@ def table_bytes(table: TableSpec, rows: int) -> int:
     """Bytes of the rows of a table."""
     if table.kind == "mixed":
         return sum(count * -(-table.dim * bits // 8) for bits, count in table.segments)
+    if table.divisor is not None:
+        return 4 * table.dim * (-(-rows // table.divisor) + table.divisor)
     return rows * row_bytes(table)
 
 

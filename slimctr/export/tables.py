@@ -16,7 +16,14 @@ from slimctr.export.packing import (
     row_bytes,
     with_row_affine,
 )
-from slimctr.networks import CtrModel, FloatTable, HalfTable, MixedTable, QuantizedTable
+from slimctr.networks import (
+    CtrModel,
+    FloatTable,
+    HalfTable,
+    MixedTable,
+    QuantizedTable,
+    QuotientRemainderTable,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,10 @@ def _store(table: nn.Module, name: str, zero_row: int | None) -> tuple[dict, dic
             weight[zero_row] = 0
         rows, dim = weight.shape
         return {"codec": weight.dtype.name, "rows": rows, "dim": dim, "codes": name}, {name: weight}
+    if isinstance(table, QuotientRemainderTable):
+        both = np.concatenate([table.quotient.detach().numpy(), table.remainder.detach().numpy()])
+        entry = {"codec": "quotient_remainder", "rows": table.rows, "dim": both.shape[1], "codes": name}
+        return entry | {"divisor": table.divisor, "combine": table.combine}, {name: both}
     if isinstance(table, MixedTable):
         return _store_by_column(table, table.segments, name)
     if not isinstance(table, QuantizedTable):

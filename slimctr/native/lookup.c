@@ -18,7 +18,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { CHUNK = 64, PREFETCH_ROWS = 8, CACHE_LINE = 64 };
-enum codec { FLOAT32, FLOAT16, INT8_ROW, PLANES, STREAM };
+enum codec { FLOAT32, FLOAT16, INT8_ROW, PLANES, STREAM, QUOTIENT_REMAINDER };
 enum pooling { SINGLE, MEAN, SUM };
 
 struct segment {
@@ -34,6 +34,7 @@ struct table {
     int64_t rows;
     int32_t segment_count, codec, dim, column;
     int32_t source, pooling;               /* column of `ids`, or index of the bag when pooled */
+    int32_t divisor, multiplies;           /* of quotients and remainders, whose rows follow each other */
 };
 
 struct bag {
@@ -45,6 +46,7 @@ struct record {
     const uint8_t *bytes;
     const struct segment *segment;
     int32_t bits;
+    const uint8_t *remainder;
 };
 
 INLINE uint16_t load_u16(const uint8_t *bytes) {
@@ -67,16 +69,21 @@ INLINE float half_to_float(uint16_t half) {
     return value;
 }
 
-INLINE struct record locate(const struct table *table, int32_t id) {
+INLINE struct record locate(const struct table *table, int codec, int32_t id) {
     const struct segment *segment = table->segments;
     int64_t row = (uint32_t)id < (uint64_t)table->rows ? id : 0;
+    if (codec == QUOTIENT_REMAINDER) {
+        int64_t quotients = (table->rows + table->divisor - 1) / table->divisor;
+        return (struct record){segment->records + row / table->divisor * segment->record_bytes, segment, 0,
+                               segment->records + (quotients + row % table->divisor) * segment->record_bytes};
+    }
     while (row >= segment->start_row + segment->rows) segment++;
     return (struct record){segment->records + (row - segment->start_row) * segment->record_bytes, segment,
-                           segment->bits};
+                           segment->bits, 0};
 }
 
-INLINE void prefetch(const struct table *table, int32_t id) {
-    struct record record = locate(table, id);
+INLINE void prefetch(const struct table *table, int codec, int32_t id) {
+    struct record record = locate(table, codec, id);
     for (int64_t at = 0; at < record.segment->record_bytes; at += CACHE_LINE)
         __builtin_prefetch(record.bytes + at);
     if (record.segment->record_bytes) __builtin_prefetch(record.bytes + record.segment->record_bytes - 1);
@@ -116,6 +123,16 @@ INLINE void decode_chunk(const struct table *table, struct record record, int co
     uint8_t codes[CHUNK];
     if (codec == FLOAT32) {
         memcpy(out, record.bytes + (size_t)start * sizeof(float), (size_t)count * sizeof(float));
+        return;
+    }
+    if (codec == QUOTIENT_REMAINDER) {
+        float other[CHUNK];
+        memcpy(out, record.bytes + (size_t)start * sizeof(float), (size_t)count * sizeof(float));
+        memcpy(other, record.remainder + (size_t)start * sizeof(float), (size_t)count * sizeof(float));
+        if (table->multiplies)
+            for (int i = 0; i < count; i++) out[i] *= other[i];
+        else
+            for (int i = 0; i < count; i++) out[i] += other[i];
         return;
     }
     if (codec == FLOAT16) {
@@ -164,8 +181,8 @@ INLINE void lookup_single(const struct table *table, int codec, const int32_t *i
     ids += table->source;
     out += table->column;
     for (int64_t row = 0; row < batch; row++, out += width) {
-        if (row + PREFETCH_ROWS < batch) prefetch(table, ids[(row + PREFETCH_ROWS) * singles]);
-        decode_row(table, locate(table, ids[row * singles]), codec, out);
+        if (row + PREFETCH_ROWS < batch) prefetch(table, codec, ids[(row + PREFETCH_ROWS) * singles]);
+        decode_row(table, locate(table, codec, ids[row * singles]), codec, out);
     }
 }
 
@@ -180,11 +197,11 @@ INLINE void lookup_bag(const struct table *table, int codec, const struct bag *b
             continue;
         }
         for (int32_t at = first; at < stop; at++) {
-            if (at + PREFETCH_ROWS < bag->count) prefetch(table, bag->values[at + PREFETCH_ROWS]);
+            if (at + PREFETCH_ROWS < bag->count) prefetch(table, codec, bag->values[at + PREFETCH_ROWS]);
             if (at == first)
-                decode_row(table, locate(table, bag->values[at]), codec, out);
+                decode_row(table, locate(table, codec, bag->values[at]), codec, out);
             else
-                add_row(table, locate(table, bag->values[at]), codec, out);
+                add_row(table, locate(table, codec, bag->values[at]), codec, out);
         }
         if (table->pooling == MEAN) {
             float count = (float)(stop - first);
@@ -217,6 +234,7 @@ static void lookup_table(const struct table *table, const int32_t *ids, const st
         case INT8_ROW: LOOKUP(INT8_ROW);
         case PLANES: LOOKUP(PLANES);
         case STREAM: LOOKUP(STREAM);
+        case QUOTIENT_REMAINDER: LOOKUP(QUOTIENT_REMAINDER);
     }
 }
 

@@ -13,7 +13,11 @@ from slimctr.native.library import library
 Int32s = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
-_CODECS = {"float32": 0, "float16": 1, "int8_row": 2, "planes": 3, "stream": 4}
+Codec = Literal["float32", "float16", "int8_row", "planes", "stream", "quotient_remainder"]
+_CODECS: dict[Codec, int] = {
+    **{"float32": 0, "float16": 1, "int8_row": 2, "planes": 3, "stream": 4},
+    "quotient_remainder": 5,
+}
 _POOLINGS = {"single": 0, "mean": 1, "sum": 2}
 # The kernel counts columns, and the two bytes of each half-precision number, in 32 bits.
 _MAX_WIDTH = 2**30
@@ -36,10 +40,11 @@ class StoredTable:
 
     `codes` are the bytes of its records, uint8 (n,). `scales` and `minimums`, float32 (1, dim) or (segments, dim),
     are given for a packed table whose scale is per column, of all segments or of each. `source` is a column of the
-    ids, or a bag's index when pooled.
+    ids, or a bag's index when pooled. The codes of a quotient_remainder table are the float32 rows of its
+    quotients, then those of its remainders: row r adds or multiplies rows r // divisor and r % divisor.
     """
 
-    codec: Literal["float32", "float16", "int8_row", "planes", "stream"]
+    codec: Codec
     codes: npt.NDArray[np.uint8]
     segments: tuple[RowSegment, ...]
     rows: int
@@ -49,6 +54,8 @@ class StoredTable:
     pooling: Literal["single", "mean", "sum"] = "single"
     scales: Floats | None = None
     minimums: Floats | None = None
+    divisor: int = 0
+    multiplies: bool = False
 
 
 class _Segment(ctypes.Structure):
@@ -75,6 +82,8 @@ class _Table(ctypes.Structure):
         ("column", ctypes.c_int32),
         ("source", ctypes.c_int32),
         ("pooling", ctypes.c_int32),
+        ("divisor", ctypes.c_int32),
+        ("multiplies", ctypes.c_int32),
     )
 
 
@@ -153,6 +162,14 @@ def _check(table: StoredTable, width: int) -> None:
         raise ValueError(f"columns {table.column}..{table.column + table.dim} do not lie in 0..{width}")
     if table.source < 0:
         raise ValueError("the source column is negative")
+    if (table.codec == "quotient_remainder") != (table.divisor > 0):
+        raise ValueError(f"a divisor of {table.divisor} with codec {table.codec}")
+    if table.divisor:
+        stored = -(-table.rows // table.divisor) + table.divisor
+        whole = RowSegment(0, table.rows, 0, 4 * table.dim)
+        if table.segments != (whole,) or table.codes.size != stored * whole.record_bytes:
+            raise ValueError(f"quotients and remainders take {stored} rows of {whole.record_bytes} bytes")
+        return
     next_row = 0
     for segment in table.segments:
         if segment.start_row != next_row or segment.rows < 0:
@@ -184,7 +201,7 @@ def _check(table: StoredTable, width: int) -> None:
 def _least_record_bytes(table: StoredTable, bits: int) -> int:
     row_scale = 4 if table.scales is None else 0
     match table.codec:
-        case "float32":
+        case "float32" | "quotient_remainder":
             return 4 * table.dim
         case "float16":
             return 2 * table.dim
@@ -228,6 +245,8 @@ def _describe(table: StoredTable, segments: "ctypes.Array[_Segment]") -> _Table:
         column=table.column,
         source=table.source,
         pooling=_POOLINGS[table.pooling],
+        divisor=table.divisor,
+        multiplies=table.multiplies,
     )
 
 

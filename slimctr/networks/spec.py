@@ -15,16 +15,30 @@ class _Record(BaseModel):
 
 class TableSpec(_Record):
     """What a table stores per row: `dim` floats, `dim` float16 (half), `dim` codes of `bits` bits, scaled by
-    row or column (quantized), or codes whose width changes from one run of rows to the next (mixed).
+    row or column (quantized), codes whose width changes from one run of rows to the next (mixed), or nothing of
+    its own (quotient_remainder).
 
-    `segments` of a mixed table are (bits, rows) in row order; rows of 0 bits store nothing and read zeros.
+    `segments` of a mixed table are (bits, rows) in row order; rows of 0 bits store nothing and read zeros. Row r of
+    a quotient_remainder table combines rows r // `divisor` and r % `divisor` of two float tables.
     """
 
-    kind: Literal["float", "half", "quantized", "mixed"] = "float"
+    kind: Literal["float", "half", "quantized", "mixed", "quotient_remainder"] = "float"
     dim: Positive
     bits: Annotated[int, Field(ge=1, le=8)] | None = None
     scale: Literal["row", "column"] | None = None
     segments: tuple[tuple[Annotated[int, Field(ge=0, le=8)], Positive], ...] = ()
+    divisor: Positive | None = None
+    combine: Literal["sum", "product"] | None = None
+
+    @model_validator(mode="after")
+    def _divided_tables_say_how(self) -> Self:
+        is_divided = self.kind == "quotient_remainder"
+        if is_divided != (self.divisor is not None) or is_divided != (self.combine is not None):
+            raise ValueError(
+                "a quotient_remainder table needs 'divisor' and 'combine', no other has them "
+                f"(kind={self.kind}, divisor={self.divisor}, combine={self.combine})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _mixed_tables_have_segments(self) -> Self:

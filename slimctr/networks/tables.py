@@ -136,12 +136,42 @@ class MixedTable(nn.Module):
         return self(torch.arange(len(self.codes), device=self.codes.device))
 
 
-def build_table(spec: TableSpec, rows: int) -> FloatTable | HalfTable | QuantizedTable | MixedTable:
-    """Return a table of `rows` rows with initial (float) or zero (half, quantized, mixed) contents."""
+class QuotientRemainderTable(nn.Module):
+    """Rows made of two float tables: row r combines `quotient`[r // divisor] and `remainder`[r % divisor].
+
+    `quotient` is (ceil(N / divisor), d), `remainder` (divisor, d); they are added or multiplied. A product starts
+    from remainders about 1, so that it starts as small as a sum does.
+    """
+
+    def __init__(self, rows: int, dim: int, divisor: int, combine: Literal["sum", "product"]) -> None:
+        super().__init__()
+        self.rows, self.divisor, self.combine = rows, divisor, combine
+        middle = 1.0 if combine == "product" else 0.0
+        self.quotient = nn.Parameter(torch.empty(-(-rows // divisor), dim).normal_(std=INITIAL_DEVIATION))
+        self.remainder = nn.Parameter(torch.empty(divisor, dim).normal_(mean=middle, std=INITIAL_DEVIATION))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return rows: int ids (n,) give (n, d). Division is that of whole numbers."""
+        quotients = functional.embedding(torch.div(ids, self.divisor, rounding_mode="floor"), self.quotient)
+        remainders = functional.embedding(ids % self.divisor, self.remainder)
+        return quotients + remainders if self.combine == "sum" else quotients * remainders
+
+    def dense(self) -> Tensor:
+        """Return every row: (N, d)."""
+        return self(torch.arange(self.rows, device=self.quotient.device))
+
+
+AnyTable = FloatTable | HalfTable | QuantizedTable | MixedTable | QuotientRemainderTable
+
+
+def build_table(spec: TableSpec, rows: int) -> AnyTable:
+    """Return a table of `rows` rows with initial (float) or zero (half, codes) contents."""
     if spec.kind == "float":
         return FloatTable(rows, spec.dim)
     if spec.kind == "half":
         return HalfTable(rows, spec.dim)
+    if spec.kind == "quotient_remainder":
+        return QuotientRemainderTable(rows, spec.dim, spec.divisor, spec.combine)
     if spec.kind == "mixed":
         return MixedTable(rows, spec.dim, spec.segments)
     return QuantizedTable(rows, spec.dim, spec.bits, spec.scale)

@@ -1,7 +1,7 @@
 """Reads the tables of an artifact: manifest and mapped tensors become what the lookup kernel takes."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from model_store.manifest import Manifest, Table
 from slimctr.errors import EngineError
 from slimctr.features.schema import FeatureSchema
-from slimctr.native.lookup import RowSegment, StoredTable, TableLookup, packed_record_bytes
+from slimctr.native.lookup import Codec, RowSegment, StoredTable, TableLookup, packed_record_bytes
 
 Array = npt.NDArray[Any]
 
@@ -83,10 +83,12 @@ def _stored_table(table: Table, tensors: Mapping[str, Array], schema: FeatureSch
         pooling=field.pooling if field.multivalued else "single",
         scales=scales,
         minimums=minimums,
+        divisor=table.divisor or 0,
+        multiplies=table.combine == "product",
     )
 
 
-def _kernel_codec(table: Table) -> Literal["float32", "float16", "int8_row", "planes", "stream"]:
+def _kernel_codec(table: Table) -> Codec:
     if table.codec != "packed":
         return table.codec
     if table.layout is None:
@@ -98,6 +100,15 @@ def _segments(table: Table, codes: Array) -> tuple[RowSegment, ...]:
     """Return the segments of `table`, one for an unpacked codec, after checking its codes tensor."""
     if table.codec == "packed":
         return _packed_segments(table, codes)
+    if table.divisor is not None:
+        rows = -(-table.rows // table.divisor) + table.divisor
+        if codes.dtype != np.float32 or codes.shape != (rows, table.dim):
+            raise EngineError(
+                f"tensor '{table.codes}' is {codes.dtype} {codes.shape}; quotients and remainders of {table.rows} "
+                f"rows by {table.divisor} need float32 ({rows}, {table.dim})"
+            )
+        _check_finite(table.codes, codes, np.float32)
+        return (RowSegment(0, table.rows, 0, table.dim * codes.itemsize),)
     dtype, columns = {
         "float32": (np.float32, table.dim),
         "float16": (np.float16, table.dim),

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from slimctr import quality
 from slimctr.errors import ConfigError
-from slimctr.networks import CtrModel, FloatTable
+from slimctr.networks import CtrModel, FloatTable, QuotientRemainderTable
 from slimctr.training.batches import Batch, TensorSplit
 from slimctr.training.checkpoint import EpochRecord, FitState, read_checkpoint, write_checkpoint
 from slimctr.training.config import TrainConfig
@@ -155,9 +155,10 @@ def train_step(
     (loss if penalty is None else loss + penalty(model, stored)).backward()
     read_rows = [] if row_trainer is None else row_trainer.read_rows()
     if config.embedding_l2:
-        weights = [
-            table.weight for table in [*model.tables, *(model.wide or ())] if isinstance(table, FloatTable)
-        ]
+        tables = [*model.tables, *(model.wide or ())]
+        weights = [table.weight for table in tables if isinstance(table, FloatTable)]
+        for table in tables:
+            weights += table.parameters() if isinstance(table, QuotientRemainderTable) else []
         for rows in [*(weight for weight in weights if weight.requires_grad), *read_rows]:
             rows.grad.add_(rows.detach(), alpha=config.embedding_l2)
     nn.utils.clip_grad_norm_([*model.parameters(), *read_rows], config.clip_norm)
