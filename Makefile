@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL_SOURCES := setup.py $(wildcard slimctr/native/*.c slimctr/native/*.h)
 
-.PHONY: help demo test install check unit clean
+.PHONY: help demo test install check unit reproduce clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -27,6 +27,13 @@ check: .venv/.test  ## lint, formatting, types, import directions
 
 unit: .venv/.test  ## the tests alone; ARGS go to pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ARGS)
+
+PLAN ?= full
+REPORT ?= docs/results/compression.md
+reproduce: .venv/.test  ## measure every figure of docs/results/compression.md again; PLAN=small takes a minute
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compression run --plan $(PLAN) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compression speed --plan $(PLAN)
+	$(BIN)/python -m benchmarks.compression tables --plan $(PLAN) $(if $(filter full,$(PLAN)),--report $(REPORT))
 
 .venv/.base: constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "slimctr needs Python 3.11 or newer: make PYTHON=..."'

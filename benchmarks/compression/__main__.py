@@ -65,7 +65,7 @@ def main() -> None:
         data = {name: work / "data" / name for name in plan.data if (work / "data" / name).is_dir()}
         for record in time_plan(plan, data, work, read_records(speeds)):
             add_record(speeds, record)
-            console.print(f"{record['key']} {record['variant']}: {record['ratio']}")
+            console.print(f"{record['key']} {record['variant']}: {record['speed_ratio']}")
         return
     tasks = list(plan.tasks(arguments.studies, arguments.only))
     sys.exit(run(plan, tasks, results, work, arguments.jobs, console))
@@ -88,7 +88,7 @@ def run(plan: Plan, tasks: list[Task], results: Path, work: Path, jobs: int, con
     todo = [task for task in tasks if task.data in data and task.key not in known]
     console.print(f"{len(todo)} of {len(tasks)} variants to measure")
     failed = 0
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=20) as pool:
         waiting, running = list(todo), dict[Future, Task]()
         while waiting or running:
             for task in startable(waiting, running, jobs):

@@ -16,9 +16,8 @@ from slimctr.clicklogs import Dataset, PrepareSettings, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.compression import compress
 from slimctr.export import publish_run
-from slimctr.features import EncodedBatch
 from slimctr.scoring import Scorer
-from slimctr.scoring.evaluation import evaluate_rows, stored_batch
+from slimctr.scoring.evaluation import evaluate_rows
 from slimctr.scoring.resident import measure_resident
 from slimctr.training import Run, load_run, train
 from slimctr.training.run import is_finished
@@ -110,12 +109,6 @@ def published(task: Task, work: Path) -> Path | None:
     store = ModelStore(work / "store")
     versions = store.versions(task.key) if task.key in store.models() else []
     return store.path(task.key, versions[-1]) if versions else None
-
-
-def first_rows(scorer: Scorer, data: Path) -> EncodedBatch:
-    """The first test rows as the engine wants them."""
-    dataset = Dataset(data)
-    return stored_batch(scorer, dataset.vocabulary(), next(iter(dataset.stream("test", 32_768))).batch)
 
 
 def machine() -> str:

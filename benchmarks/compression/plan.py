@@ -48,7 +48,8 @@ class Variant(_Record):
 class Study(_Record):
     """Variants that answer one question, on one data set, over networks and seeds.
 
-    Differences are taken to the variant `reference`. `speed`: time the engine too.
+    Differences are taken to the variant `reference`. `speed`: time the engine too. `finding` is what the figures
+    say, in words.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Study(_Record):
     training: dict[str, Any] = {}
     reference: str = ORIGINAL
     speed: bool = False
+    finding: str = ""
     variants: dict[str, Variant] = {}
 
     @model_validator(mode="after")

@@ -20,18 +20,25 @@ HEAD = (
 def report(
     plan: Plan, records: Mapping[str, dict[str, Any]], speeds: Mapping[str, dict[str, Any]], name: str
 ) -> str:
-    """Markdown of every study that has records."""
+    """Markdown of every study that has records: all of docs/results/compression.md."""
     sections = []
     for study in plan.studies.values():
         sections += [section(study, records), speed_section(study, speeds)]
-    used = list(records.values())
+    wanted = {task.key for task in plan.tasks()}
+    used = [record for key, record in records.items() if key in wanted]
     machines = ", ".join(sorted({record["machine"] for record in used}))
-    dates = sorted({record["date"] for record in used})
-    lines = [
-        f"Plan `{name}`: `python -m benchmarks.compression run --plan {name}`. {len(used)} models, {machines}, "
-        f"{' to '.join(dict.fromkeys((dates[0], dates[-1]))) if dates else 'nothing measured yet'}.",
-    ]
-    return "\n\n".join([*lines, *filter(None, sections)]) + "\n"
+    dates = sorted({record["date"] for record in used}) or ["never"]
+    head = (
+        f"# What compression costs here\n\nMade by `make reproduce PLAN={name}` out of "
+        f"`benchmarks/results/compression_{name}.jsonl` (every metric, setting, byte count, seed and revision): "
+        f"{len(used)} of {len(wanted)} models measured, {machines}, {' to '.join(sorted({dates[0], dates[-1]}))}, "
+        "one thread each, other work on the machine.\n\n"
+        "Test rows were scored once per model, through the serving engine. AUC: mean ± standard deviation over n "
+        "seeds. Differences are paired by seed, with half of the 95 % t-interval. Ratios in brackets are to the float "
+        "model of the same vocabulary. Resident: growth of the proportional set size of a fresh process, runtime "
+        "included. Passes: epochs that the weights went through, those of the original included."
+    )
+    return "\n\n".join([head, *filter(None, sections)]) + "\n"
 
 
 def section(study: Study, records: Mapping[str, dict[str, Any]]) -> str:
@@ -47,7 +54,8 @@ def section(study: Study, records: Mapping[str, dict[str, Any]]) -> str:
     if not parts:
         return ""
     told = "" if study.reference == ORIGINAL else f" Differences are to *{study.reference}*."
-    return "\n\n".join([f"## {study.title}", f"{study.question}{told}", *parts])
+    finding = [study.finding.strip()] if study.finding else []
+    return "\n\n".join([f"## {study.title}", f"{study.question}{told}", *finding, *parts])
 
 
 def measured(study: Study, name: str, network: str, records: Mapping[str, dict[str, Any]]) -> dict[int, dict]:
