@@ -31,6 +31,15 @@ RECIPES: dict[str, Recipe] = {
             "ptq": {"bits": 4},
         },
     ),
+    "compact4w8": Recipe(
+        "compact4 with network weights in 8 bits and recalibrated logits; no training",
+        {
+            "feature_pca": {**_LAYERS_ALONE, "mlp_rank_ratio": 0.05, "first_layer_ratio": 0.08},
+            "ptq": {"bits": 4},
+            "network_ptq": {"bits": 8},
+            "recalibrate": {},
+        },
+    ),
 }
 
 

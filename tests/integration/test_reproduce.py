@@ -30,7 +30,12 @@ def test_a_small_plan_gives_what_it_gave(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for command in (["run", "--only", VARIANTS], ["run", "--only", VARIANTS], ["speed"], ["tables"]):
         done = subprocess.run(
-            [*module, *command, *settings], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            [*module, *command, *settings],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         if command[0] == "run":
