@@ -25,6 +25,11 @@ WORDS_FOR_NONE = {
     ("ham", "learning_rate_factor"): "by `retrain`",
     ("small_dim", "epochs"): "as the run",
     ("small_dim", "learning_rate_factor"): "as the run",
+    ("hash_qr", "epochs"): "as the run",
+    ("hash_qr", "learning_rate_factor"): "as the run",
+    ("mpe", "search_epochs"): "as `epochs`",
+    ("frequency_rule", "kept_share"): "one of two",
+    ("frequency_rule", "mean_bits"): "one of two",
     "search_steps": "one epoch",
     "dim": "by `budget_ratio`",
 }
