@@ -39,7 +39,7 @@ def evaluate(
     models = ModelStore(store)
     name, version = models.resolve(model)
     dataset = Dataset(data)
-    require_same_rows(models.manifest(name, version), dataset)
+    require_same_values(models.manifest(name, version), dataset)
     console = Console(stderr=True)
     with console.status(f"scoring {split} with {name}@{version}"):
         scorer = Scorer.open(models.path(name, version), threads)
@@ -56,7 +56,7 @@ def evaluate(
     typer.echo(f"{speed} of lookup and network in batches of {batch_rows}, threads {threads}")
 
 
-def require_same_rows(manifest: Manifest, dataset: Dataset) -> None:
+def require_same_values(manifest: Manifest, dataset: Dataset) -> None:
     """Raise ConfigError unless the version of `manifest` was made of the vocabulary and schema of `dataset`."""
     from model_store.artifact import VOCABULARY_FILE
     from slimctr.errors import ConfigError

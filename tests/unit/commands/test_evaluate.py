@@ -12,10 +12,13 @@ from model_store.errors import NotFound
 from model_store.store import ModelStore
 from slimctr.clicklogs import Dataset
 from slimctr.clicklogs.prepare import PrepareSettings, prepare
-from slimctr.commands.evaluate import evaluate, require_same_rows
+from slimctr.commands.evaluate import evaluate, require_same_values
+from slimctr.compression import compress
 from slimctr.errors import ConfigError
+from slimctr.export import publish_run
 from slimctr.quality import summary
 from slimctr.scoring import Scorer
+from slimctr.training import TrainConfig, train
 
 app = typer.Typer()
 app.command()(evaluate)
@@ -83,15 +86,20 @@ def test_another_data_set_is_refused(root):
 
 def test_another_schema_over_the_same_vocabulary_is_refused(root):
     manifest = ModelStore(root / "models").manifest("ctr", 1)
+    first, *others = manifest.features["fields"]
+    features = {**manifest.features, "fields": [{**first, "required": True}, *others]}
     with pytest.raises(ConfigError, match="trained with another schema"):
-        require_same_rows(manifest.model_copy(update={"encoder": "0" * 64}), Dataset(root / "data"))
+        require_same_values(manifest.model_copy(update={"features": features}), Dataset(root / "data"))
 
 
-def test_renumbered_rows_are_refused(root):
-    manifest = ModelStore(root / "models").manifest("ctr", 1)
-    files = {**manifest.files, "vocabulary.safetensors": manifest.files["network.onnx"]}
-    with pytest.raises(ConfigError, match="renumbered"):
-        require_same_rows(manifest.model_copy(update={"files": files}), Dataset(root / "data"))
+def test_renumbered_rows_read_the_values_of_the_data_set(root, tmp_path):
+    small = {"network": "dnn", "dim": 4, "epochs": 1, "params": {"hidden": [8]}}
+    original = train(TrainConfig.resolve(small), root / "data", tmp_path / "run")
+    settings = {"kept_share": 0.5, "epochs": 0, "zero_rows": "oov"}
+    smaller = compress(original, "magnitude_rows", settings, root / "data", tmp_path / "fewer")
+    publish_run(smaller, ModelStore(root / "models"), "fewer", data=root / "data")
+    result = json.loads(run(root, "--model", "fewer", "--data", str(root / "data"), "--json"))
+    assert result["auc"] == pytest.approx(smaller.metrics["test"]["auc"], abs=1e-6)
 
 
 def test_an_unknown_model(root):
