@@ -1,10 +1,9 @@
 """The search itself: trials of Optuna in one process or several, resumable from the folder."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -89,21 +88,14 @@ def _work(
 
 
 def _open_study(folder: Path, seed: int) -> optuna.Study:
-    with _quiet_optuna():
-        return optuna.create_study(
-            study_name=STUDY,
-            storage=JournalStorage(JournalFileBackend(str(folder / TRIALS_FILE))),
-            directions=["minimize", "maximize"],
-            sampler=optuna.samplers.TPESampler(seed=seed),
-            load_if_exists=True,
-        )
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Say nothing of its own: the progress of a trial is told here."""
-    optuna.logging.set_verbosity(logging.WARNING)
-    yield
+    optuna.logging.set_verbosity(logging.WARNING)  # trials are told of by `tell`
+    return optuna.create_study(
+        study_name=STUDY,
+        storage=JournalStorage(JournalFileBackend(str(folder / TRIALS_FILE))),
+        directions=["minimize", "maximize"],
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        load_if_exists=True,
+    )
 
 
 def _done(study: optuna.Study) -> int:
