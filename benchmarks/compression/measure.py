@@ -97,7 +97,9 @@ def passes(run: Run) -> int:
     """Epochs of training that the weights went through, those of the original included unless it was left behind."""
     lines = (run.path / "history.jsonl").read_text().splitlines()
     steps = run.lineage.methods
-    starts_over = any(step.method == "small_dim" or step.settings.get("start") == "fresh" for step in steps)
+    starts_over = any(
+        step.method in ("small_dim", "hash_qr") or step.settings.get("start") == "fresh" for step in steps
+    )
     keeps_network = any(step.method == "frequency_rule" for step in steps)
     if run.lineage.parent is None or (starts_over and not keeps_network):
         return len(lines)
