@@ -26,6 +26,10 @@ class Settings(BaseModel):
     learning_rate_factor: Annotated[float, Field(gt=0)] = 0.1
     train_codes: bool = True
 
+    def imitation(self) -> float:
+        """Return the weight of imitating the model that was given, added to the log-loss of those epochs."""
+        return 0.0
+
     def retraining(self, config: TrainConfig) -> TrainConfig | None:
         """Return how a model of a run trained by `config` is trained after the method, None when it is not."""
         if not self.epochs:
@@ -35,6 +39,16 @@ class Settings(BaseModel):
             learning_rate=config.learning_rate * self.learning_rate_factor,
             schedule="plateau",
         )
+
+
+class ImitatingSettings(Settings):
+    """Settings of a method whose fine-tuning may imitate the model that was given."""
+
+    kd_weight: Annotated[float, Field(ge=0)] = 0.0
+
+    def imitation(self) -> float:
+        """Return `kd_weight`."""
+        return self.kd_weight
 
 
 @dataclass(frozen=True)

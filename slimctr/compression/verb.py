@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def compress(
     model, done, history = run.model, [], []
     for step in steps:
         announce(f"{step.method.name} {_told(step.config)}".rstrip())
-        model, record, epochs = _apply(step, model, source)
+        model, record, epochs = _apply(step, model, source, teacher=run.model)
         done.append(record)
         history.extend(epochs)
     announce("scoring validation and test rows")
@@ -76,14 +76,14 @@ def compress(
 
 
 def _apply(
-    step: Step, model: CtrModel, data: CompressionData
+    step: Step, model: CtrModel, data: CompressionData, teacher: CtrModel
 ) -> tuple[CtrModel, MethodStep, list[EpochRecord]]:
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         outcome = step.method.apply(model, data, step.config)
     history = list(outcome.history)
     statistics = {"kept_epoch": 0, **outcome.statistics}
-    if tuned := fine_tune(outcome.model, step.config, data):
+    if tuned := fine_tune(outcome.model, step.config, data, teacher):
         history += tuned.history
         statistics |= {"valid_auc_before": tuned.auc_before, "kept_epoch": tuned.kept_epoch}
     record = MethodStep(
@@ -104,10 +104,13 @@ class FineTuning:
     kept_epoch: int
 
 
-def fine_tune(model: CtrModel, settings: Settings, data: CompressionData) -> FineTuning | None:
+def fine_tune(
+    model: CtrModel, settings: Settings, data: CompressionData, teacher: CtrModel
+) -> FineTuning | None:
     """Train a compressed model on in place with the loss of its run: fresh Adam, the best validation AUC is kept.
 
-    Returns None when `settings` ask for no epochs.
+    Where `settings` say so it also imitates the logits of `teacher` on the training rows. Returns None when they ask
+    for no epochs.
     When no epoch beats the model as it was, it stays as it was, unless it has `pair_relu` layers, which are not
     meant to be used untrained. Integer codes never move; with `train_codes` false float rows do not either.
     """
@@ -120,7 +123,10 @@ def fine_tune(model: CtrModel, settings: Settings, data: CompressionData) -> Fin
     rows = [*model.tables.parameters(), *(model.wide.parameters() if model.wide is not None else ())]
     for parameter in rows:
         parameter.requires_grad_(settings.train_codes)
-    history = fit(model, training, data.split("train"), valid, progress=data.progress)
+    train, kd_weight = data.split("train"), settings.imitation()
+    if kd_weight:
+        train = replace(train, teacher=torch.from_numpy(score(teacher, train)))
+    history = fit(model, training, train, valid, progress=data.progress, kd_weight=kd_weight)
     for parameter in rows:
         parameter.requires_grad_(True)
     best = max(history, key=lambda record: record.valid_auc)

@@ -13,20 +13,22 @@ from slimctr.networks import TensorBag
 
 
 class Batch(NamedTuple):
-    """Inputs of the model and clicked 0/1 as float32 (B,)."""
+    """Inputs of the model, clicked 0/1 as float32 (B,), and where another model is imitated its logits (B,)."""
 
     ids: Tensor
     bags: tuple[TensorBag, ...]
     labels: Tensor
+    teacher: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class TensorSplit:
-    """Row ids (n, S), one (values, offsets) pair per multi-valued field, labels (n,)."""
+    """Row ids (n, S), one (values, offsets) pair per multi-valued field, labels (n,), logits to imitate (n,)."""
 
     ids: Tensor
     bags: tuple[TensorBag, ...]
     labels: Tensor
+    teacher: Tensor | None = None
 
     @classmethod
     def of(cls, split: Split) -> "TensorSplit":
@@ -40,7 +42,8 @@ class TensorSplit:
     def take(self, index: Tensor) -> Batch:
         """Return the rows of an index (B,) in its order."""
         bags = tuple(_take_bag(values, offsets, index) for values, offsets in self.bags)
-        return Batch(self.ids[index], bags, self.labels[index])
+        teacher = None if self.teacher is None else self.teacher[index]
+        return Batch(self.ids[index], bags, self.labels[index], teacher)
 
     def in_order(self, rows: int) -> Iterator[Batch]:
         """Cut the split into consecutive batches of `rows` rows; the last one may be shorter."""

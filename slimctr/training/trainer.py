@@ -49,10 +49,12 @@ def fit(
     checkpoint: Path | None = None,
     penalty: Penalty | None = None,
     row_trainer: RowTrainer | None = None,
+    kd_weight: float = 0.0,
 ) -> list[EpochRecord]:
     """Train a model in place and leave it with the weights of its best validation AUC; return its epochs.
 
-    `penalty` (model, stored (B, W)) gives a scalar that is added to the log-loss of every batch. `row_trainer`
+    `penalty` (model, stored (B, W)) gives a scalar that is added to the log-loss of every batch. `kd_weight` is
+    that of the mean squared difference to the logits that `train` says to imitate. `row_trainer`
     trains the tables of `model` that have no parameters; its state is in no checkpoint, so the two exclude each
     other.
 
@@ -72,7 +74,9 @@ def fit(
         state = read_checkpoint(checkpoint, model, optimizer)
     with torch.random.fork_rng(devices=[]):
         while not _is_finished(state, config):
-            record = _run_epoch(model, optimizer, config, train, valid, state, progress, penalty, row_trainer)
+            record = _run_epoch(
+                model, optimizer, config, train, valid, state, progress, penalty, row_trainer, kd_weight
+            )
             state.record_epoch(record, model.state_dict())
             if checkpoint is not None:
                 write_checkpoint(checkpoint, state, model, optimizer)
@@ -97,6 +101,7 @@ def _run_epoch(
     progress: TrainingProgress,
     penalty: Penalty | None,
     row_trainer: RowTrainer | None,
+    kd_weight: float,
 ) -> EpochRecord:
     started = time.perf_counter()
     epoch = len(state.history) + 1
@@ -108,7 +113,7 @@ def _run_epoch(
         rate = _learning_rate(config, state, (epoch - 1 + step / len(batches)) / config.epochs)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = train_step(model, optimizer, train.take(index), config, penalty, row_trainer)
+        loss = train_step(model, optimizer, train.take(index), config, penalty, row_trainer, kd_weight)
         loss_sum += loss * len(index)
         rows += len(index)
         progress.step(epoch, step + 1, len(batches), float(loss_sum) / rows)
@@ -141,8 +146,9 @@ def train_step(
     config: TrainConfig,
     penalty: Penalty | None = None,
     row_trainer: RowTrainer | None = None,
+    kd_weight: float = 0.0,
 ) -> torch.Tensor:
-    """Take one step on a batch and return its mean log-loss, a scalar without gradient.
+    """Take one step on a batch and return its mean loss without `penalty`, a scalar without gradient.
 
     Embedding L2 is lambda/2 times the squared norm of every whole table, added to the loss of each batch. Its
     gradient, lambda times the table, is added by hand: the same numbers without a graph over the tables. Of the
@@ -151,7 +157,7 @@ def train_step(
     """
     optimizer.zero_grad(set_to_none=True)
     stored = model.lookup(batch.ids, batch.bags)
-    loss = _log_loss(model, stored, batch)
+    loss = _loss(model, stored, batch, kd_weight)
     (loss if penalty is None else loss + penalty(model, stored)).backward()
     read_rows = [] if row_trainer is None else row_trainer.read_rows()
     if config.embedding_l2:
@@ -169,11 +175,14 @@ def train_step(
             rate,
             rate / config.learning_rate,
             len(batch.labels),
-            lambda: _log_loss(model, model.lookup(batch.ids, batch.bags), batch),
+            lambda: _loss(model, model.lookup(batch.ids, batch.bags), batch, kd_weight),
         )
     return loss.detach()
 
 
-def _log_loss(model: CtrModel, stored: torch.Tensor, batch: Batch) -> torch.Tensor:
-    logits = model.network(stored) - model.logit_correction
-    return functional.binary_cross_entropy_with_logits(logits, batch.labels)
+def _loss(model: CtrModel, stored: torch.Tensor, batch: Batch, kd_weight: float) -> torch.Tensor:
+    logits = model.network(stored)
+    loss = functional.binary_cross_entropy_with_logits(logits - model.logit_correction, batch.labels)
+    if batch.teacher is not None:
+        loss = loss + kd_weight * functional.mse_loss(logits, batch.teacher)
+    return loss

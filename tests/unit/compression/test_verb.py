@@ -12,7 +12,7 @@ from slimctr.compression.method import find_method
 from slimctr.compression.report import model_bytes
 from slimctr.compression.verb import fine_tune
 from slimctr.errors import CompressionError, ConfigError
-from slimctr.training import load_run
+from slimctr.training import load_run, score
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_fine_tuning_lowers_the_loss_and_moves_only_what_it_may(run, dataset):
         config = method.configure({"table_rank": 2, "epochs": 1, "train_codes": train_codes})
         model = method.apply(run.model, data, config).model
         codes, basis = model.tables[0].weight.detach().clone(), model.expands[0].basis.detach().clone()
-        tuned = fine_tune(model, config, data)
+        tuned = fine_tune(model, config, data, run.model)
         assert tuned.kept_epoch == 1
         assert tuned.history[0].valid_auc > tuned.auc_before
         assert tuned.history[0].learning_rate == pytest.approx(0.1 * run.config.learning_rate)
@@ -81,13 +81,25 @@ def test_fine_tuning_lowers_the_loss_and_moves_only_what_it_may(run, dataset):
         assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_imitation_brings_scores_closer_to_those_of_the_model_given(run, dataset):
+    data = CompressionData(dataset, run.config)
+    method, valid = find_method("feature_pca"), data.split("valid")
+    original, distances = score(run.model, valid), {}
+    for kd_weight in (0, 10):
+        config = method.configure({"table_rank": 2, "epochs": 2, "kd_weight": kd_weight})
+        model = method.apply(run.model, data, config).model
+        fine_tune(model, config, data, run.model)
+        distances[kd_weight] = np.square(score(model, valid) - original).mean()
+    assert distances[10] < 0.7 * distances[0]
+
+
 def test_training_that_does_not_help_is_undone(run, dataset):
     data = CompressionData(dataset, run.config)
     method = find_method("ptq")
     config = method.configure({"epochs": 1, "learning_rate_factor": 100})
     model = method.apply(run.model, data, config).model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    tuned = fine_tune(model, config, data)
+    tuned = fine_tune(model, config, data, run.model)
     assert tuned.kept_epoch == 0
     assert tuned.history[0].valid_auc < tuned.auc_before
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
@@ -98,7 +110,7 @@ def test_unread_oov_rows_follow_the_mean_after_fine_tuning(run, dataset):
     method = find_method("feature_pca")
     config = method.configure({"table_rank": 3, "epochs": 1})
     model = method.apply(run.model, data, config).model
-    fine_tune(model, config, data)
+    fine_tune(model, config, data, run.model)
     assert data.counts[0][0] == 0
     share = data.counts[0] / data.counts[0].sum()
     np.testing.assert_allclose(
