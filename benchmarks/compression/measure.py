@@ -31,9 +31,10 @@ def prepare_data(name: str, source: DataSource, data_root: Path, work: Path) -> 
     if not (folder / "dataset.json").is_file():
         if source.folder is None:
             spec = SyntheticSpec(rows=source.rows, ids=source.ids, seed=source.seed)
-            prepare(PrepareSettings("synthetic", synthetic=spec), folder)
+            settings = PrepareSettings("synthetic", synthetic=spec, min_count=source.min_count)
         else:
-            prepare(PrepareSettings(source.log_format, data_root / source.folder), folder)
+            settings = PrepareSettings(source.log_format, data_root / source.folder, min_count=source.min_count)
+        prepare(settings, folder)
     return folder
 
 

@@ -30,6 +30,7 @@ class DataSource(_Record):
     rows: int = 0
     ids: int | None = None
     seed: int = 0
+    min_count: int | None = None
 
 
 class Variant(_Record):
