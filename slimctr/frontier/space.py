@@ -73,15 +73,16 @@ TABLES: dict[str, Callable[[Trial, ModelSpec], Chain]] = {
 }
 """What may be done to the tables."""
 
+KD_WEIGHTS = [0.3, 0.0]
 LAYER_RATIOS = [None, 0.03, 0.05, 0.08, 0.12, 0.16, 0.25]
 STARTS = (
     {"tables": "ptq", "ptq_bits": 8, "layers": None, "first_layer": None, "network_bits": 32},
-    {"tables": "ptq", "ptq_bits": 8, "layers": 0.08, "first_layer": None, "network_bits": 8},
-    {"tables": "ptq", "ptq_bits": 4, "layers": 0.05, "first_layer": 0.08, "network_bits": 8},
-    {"tables": "ptq", "ptq_bits": 4, "layers": 0.05, "first_layer": 0.08, "network_bits": 4},
+    {"tables": "ptq", "ptq_bits": 8, "layers": 0.08, "first_layer": None, "kd_weight": 0.3, "network_bits": 8},
+    {"tables": "ptq", "ptq_bits": 4, "layers": 0.05, "first_layer": 0.08, "kd_weight": 0.3, "network_bits": 8},
+    {"tables": "ptq", "ptq_bits": 4, "layers": 0.05, "first_layer": 0.08, "kd_weight": 0.0, "network_bits": 4},
     {
         **{"tables": "mpe", "precision_cost": 1e-3, "mpe_zero_rows": "oov"},
-        **{"layers": 0.05, "first_layer": 0.08, "network_bits": 8},
+        **{"layers": 0.05, "first_layer": 0.08, "kd_weight": 0.3, "network_bits": 8},
     },
 )
 """Trials to begin with."""
@@ -99,7 +100,7 @@ def suggest_chain(trial: Trial, spec: ModelSpec) -> tuple[str, dict[str, Any]]:
     if all(layer.kind == "linear" for layer in spec.layers):
         ratio = trial.suggest_categorical("layers", LAYER_RATIOS)
         first = trial.suggest_categorical("first_layer", LAYER_RATIOS)
-        _add_layers(chain, ratio, first)
+        _add_layers(trial, chain, ratio, first)
     if spec.network_bits is None and (bits := trial.suggest_categorical("network_bits", [32, 8, 4])) != 32:
         chain["network_ptq"] = {"bits": bits}
     if spec.calibration is None:
@@ -107,10 +108,10 @@ def suggest_chain(trial: Trial, spec: ModelSpec) -> tuple[str, dict[str, Any]]:
     return "+".join(chain), chain
 
 
-def _add_layers(chain: Chain, ratio: float | None, first: float | None) -> None:
+def _add_layers(trial: Trial, chain: Chain, ratio: float | None, first: float | None) -> None:
     """Factor the MLP: in the low-rank step of the tables where there is one, else in a step of its own after them."""
     if "feature_pca" not in chain and ratio is not None:
         chain["feature_pca"] = {"tables": False}
     if "feature_pca" in chain:
         settings = {"mlp": False} if ratio is None else {"mlp_rank_ratio": ratio, "first_layer_ratio": first}
-        chain["feature_pca"] |= settings
+        chain["feature_pca"] |= settings | {"kd_weight": trial.suggest_categorical("kd_weight", KD_WEIGHTS)}
