@@ -33,7 +33,9 @@ def prepare_data(name: str, source: DataSource, data_root: Path, work: Path) -> 
             spec = SyntheticSpec(rows=source.rows, ids=source.ids, seed=source.seed)
             settings = PrepareSettings("synthetic", synthetic=spec, min_count=source.min_count)
         else:
-            settings = PrepareSettings(source.log_format, data_root / source.folder, min_count=source.min_count)
+            settings = PrepareSettings(
+                source.log_format, data_root / source.folder, min_count=source.min_count
+            )
         prepare(settings, folder)
     return folder
 

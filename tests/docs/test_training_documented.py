@@ -1,6 +1,5 @@
 """docs/training.md describes every network, every setting with its true default, and every preset."""
 
-import json
 import re
 from pathlib import Path
 from typing import get_type_hints
@@ -77,23 +76,3 @@ def test_no_row_describes_a_setting_that_is_gone():
     settings = {key.strip("`") for key in FIRST_CELLS if key.startswith("`")}
     params = {name for network in NETWORKS.values() for name in network.Params.model_fields}
     assert settings == set(TrainConfig.model_fields) | params | set(NETWORKS) | set(preset_names())
-
-
-def test_the_measured_table_is_the_results_file():
-    runs = json.loads((ROOT / "benchmarks" / "results" / "frappe_originals.json").read_text())["runs"]
-    expected = [
-        [
-            f"{run['preset']}, {run['network']}, {run['seed']}",
-            f"{run['test']['auc']:.5f}",
-            f"{run['published_test_auc']:.5f}",
-            f"{run['test']['logloss']:.5f}",
-            f"{run['test']['calibration']:.4f}",
-            f"{run['valid']['auc']:.5f}",
-            str(run["epochs"]),
-            f"{run['cpu_seconds']:.0f}",
-        ]
-        for run in runs
-    ]
-    assert [
-        row for row in ROWS if row[0].count(", ") == 2 and row[0].startswith(tuple(preset_names()))
-    ] == expected
