@@ -75,7 +75,9 @@ def prepare(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an encoded data set at --out.")
     ] = False,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of the synthetic log.")] = 1_000_000,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of the synthetic log.", show_default="1,000,000")
+    ] = None,
     ids: Annotated[
         int | None,
         typer.Option(
@@ -86,7 +88,9 @@ def prepare(
         bool,
         typer.Option("--all-ids", help="Give every id of the synthetic log a row, seen in training or not."),
     ] = False,
-    click_rate: Annotated[float, typer.Option(help="Click rate of the synthetic log.")] = 0.25,
+    click_rate: Annotated[
+        float | None, typer.Option(help="Click rate of the synthetic log.", show_default="0.25")
+    ] = None,
 ) -> None:
     """Encode a click log: schema, vocabulary (training values only), Parquet with row ids.
 
@@ -100,6 +104,11 @@ def prepare(
 
     if log_format.value == "synthetic" and source is not None:
         raise ConfigError(f"--format synthetic generates its clicks: leave the SOURCE {str(source)!r} out")
+    generated = {"rows": rows, "ids": ids, "all_ids": all_ids or None, "click_rate": click_rate}
+    given = {key: value for key, value in generated.items() if value is not None}
+    if log_format.value != "synthetic" and given:
+        option = f"--{next(iter(given)).replace('_', '-')}"
+        raise ConfigError(f"{option} shapes a generated log: it goes with --format synthetic only")
     settings = PrepareSettings(
         log_format=log_format.value,
         source=source,
@@ -110,7 +119,7 @@ def prepare(
         required=tuple(name for name in required.split(",") if name),
         split=SplitRule(_shares(split), split_order.value, seed),
         strict=strict,
-        synthetic=SyntheticSpec(rows=rows, ids=ids, all_ids=all_ids, seed=seed, click_rate=click_rate),
+        synthetic=SyntheticSpec(seed=seed, **given),
     )
     with _progress() as progress:
         dataset = prepare_log(settings, out, overwrite, progress)

@@ -77,9 +77,30 @@ KD_WEIGHTS = [0.3, 0.0]
 LAYER_RATIOS = [None, 0.03, 0.05, 0.08, 0.12, 0.16, 0.25]
 STARTS = (
     {"tables": "ptq", "ptq_bits": 8, "layers": None, "first_layer": None, "network_bits": 32},
-    {"tables": "ptq", "ptq_bits": 8, "layers": 0.08, "first_layer": None, "kd_weight": 0.3, "network_bits": 8},
-    {"tables": "ptq", "ptq_bits": 4, "layers": 0.05, "first_layer": 0.08, "kd_weight": 0.3, "network_bits": 8},
-    {"tables": "ptq", "ptq_bits": 4, "layers": 0.05, "first_layer": 0.08, "kd_weight": 0.0, "network_bits": 4},
+    {
+        "tables": "ptq",
+        "ptq_bits": 8,
+        "layers": 0.08,
+        "first_layer": None,
+        "kd_weight": 0.3,
+        "network_bits": 8,
+    },
+    {
+        "tables": "ptq",
+        "ptq_bits": 4,
+        "layers": 0.05,
+        "first_layer": 0.08,
+        "kd_weight": 0.3,
+        "network_bits": 8,
+    },
+    {
+        "tables": "ptq",
+        "ptq_bits": 4,
+        "layers": 0.05,
+        "first_layer": 0.08,
+        "kd_weight": 0.0,
+        "network_bits": 4,
+    },
     {
         **{"tables": "mpe", "precision_cost": 1e-3, "mpe_zero_rows": "oov"},
         **{"layers": 0.05, "first_layer": 0.08, "kd_weight": 0.3, "network_bits": 8},

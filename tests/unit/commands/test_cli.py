@@ -43,6 +43,14 @@ def test_a_folder_that_cannot_be_made_is_named(fail, tmp_path):
     assert "Not a directory" in line or "File exists" in line
 
 
+def test_options_of_a_generated_log_are_refused_for_a_real_one(fail, tmp_path):
+    line = fail(
+        "data", "prepare", "my.csv", "--format", "csv", "--click-rate", 0.1, "--out", tmp_path / "out"
+    )
+    assert "--click-rate" in line
+    assert "synthetic" in line
+
+
 def test_a_source_is_refused_where_clicks_are_generated(fail, tmp_path):
     line = fail("data", "prepare", "my.csv", "--format", "synthetic", "--out", tmp_path / "out")
     assert "'my.csv'" in line
