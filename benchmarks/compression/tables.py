@@ -12,8 +12,8 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 """Student's t, 97.5 % quantile, by degrees of freedom."""
 
 HEAD = (
-    "| variant | n | test AUC | logloss | Δ AUC (95 %) | Δ logloss | payload | artifact | resident | passes |",
-    "|---|---|---|---|---|---|---|---|---|---|",
+    "| variant | n | test AUC | logloss | Δ AUC (95 %) | Δ logloss | payload | weights | artifact | resident | passes |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -35,7 +35,9 @@ def report(
         "one thread each, other work on the machine.\n\n"
         "Test rows were scored once per model, through the serving engine. AUC: mean ± standard deviation over n "
         "seeds. Differences are paired by seed, with half of the 95 % t-interval. Ratios in brackets are to the float "
-        "model of the same vocabulary. Resident: growth of the proportional set size of a fresh process, runtime "
+        "model of the same vocabulary. Payload: the rows of all tables. Weights: payload, scales and network, "
+        "which is every parameter. Artifact: every file a server needs, vocabulary included. Resident: growth of the "
+        "proportional set size of a fresh process, runtime "
         "included. Passes: epochs that the weights went through, those of the original included."
     )
     return "\n\n".join([head, *filter(None, sections)]) + "\n"
@@ -49,7 +51,8 @@ def section(study: Study, records: Mapping[str, dict[str, Any]]) -> str:
         found = {name: by_seed for name, by_seed in found.items() if by_seed}
         if not found:
             continue
-        rows = [line(name, by_seed, found.get(study.reference, {})) for name, by_seed in found.items()]
+        originals, reference = found.get(ORIGINAL, {}), found.get(study.reference, {})
+        rows = [line(name, by_seed, reference, originals) for name, by_seed in found.items()]
         parts.append("\n".join([f"**{network}**", "", *HEAD, *rows]))
     if not parts:
         return ""
@@ -68,9 +71,11 @@ def measured(study: Study, name: str, network: str, records: Mapping[str, dict[s
     return found
 
 
-def line(name: str, by_seed: dict[int, dict], reference: dict[int, dict]) -> str:
+def line(name: str, by_seed: dict[int, dict], reference: dict[int, dict], originals: dict[int, dict]) -> str:
     """One row of a table."""
     values = list(by_seed.values())
+    weights = {seed: weight_bytes(record) for seed, record in by_seed.items()}
+    weight_ratios = [weight_bytes(originals[s]) / weights[s] for s in by_seed if s in originals]
     auc = [record["test"]["auc"] for record in values]
     loss = [record["test"]["logloss"] for record in values]
     paired = [seed for seed in by_seed if seed in reference]
@@ -85,6 +90,7 @@ def line(name: str, by_seed: dict[int, dict], reference: dict[int, dict]) -> str
         "–" if same else interval(auc_change),
         "–" if same else f"{statistics.fmean(loss_change):+.4f}",
         size(values, "payload"),
+        told_bytes(list(weights.values()), weight_ratios),
         size(values, "artifact"),
         f"{statistics.fmean(r['bytes']['resident'] for r in values) / 1e6:.1f} MB",
         "/".join(map(str, sorted({record["passes"] for record in values}))),
@@ -109,7 +115,18 @@ def interval(changes: list[float]) -> str:
 
 def size(values: list[dict], figure: str) -> str:
     """Mean bytes and how many times smaller than the float original of the same vocabulary."""
-    mean = statistics.fmean(record["bytes"][figure] for record in values)
-    ratio = statistics.fmean(r["bytes"][f"original_{figure}"] / r["bytes"][figure] for r in values)
+    ratios = [record["bytes"][f"original_{figure}"] / record["bytes"][figure] for record in values]
+    return told_bytes([record["bytes"][figure] for record in values], ratios)
+
+
+def told_bytes(sizes: list[int], ratios: list[float]) -> str:
+    """Mean bytes and, where there are any, the mean ratio."""
+    mean = statistics.fmean(sizes)
     told = f"{mean / 1e6:.2f} MB" if mean >= 1e6 else f"{mean / 1e3:.0f} KB"
-    return f"{told} ({ratio:.1f}x)"
+    return f"{told} ({statistics.fmean(ratios):.1f}x)" if ratios else told
+
+
+def weight_bytes(record: dict[str, Any]) -> int:
+    """Bytes of every parameter: table rows, their scales, the network."""
+    parts = record["bytes"]["components"]
+    return record["bytes"]["payload"] + parts["column_scales"] + parts["network"]
