@@ -1,14 +1,17 @@
 """What a method may read: the data of a run, checked and loaded once, its counts, and how it was trained."""
 
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from slimctr.clicklogs import Dataset
 from slimctr.errors import ConfigError
-from slimctr.training import Run, Silent, TensorSplit, TrainConfig, TrainingProgress
+from slimctr.networks import CtrModel
+from slimctr.training import Run, Silent, TensorSplit, TrainConfig, TrainingProgress, score
 
 
 def data_of_run(run: Run, path: Path | None = None) -> Dataset:
@@ -26,19 +29,36 @@ def data_of_run(run: Run, path: Path | None = None) -> Dataset:
 class CompressionData:
     """The splits of a data set as tensors and its training counts, each read when first needed.
 
-    `training` is the configuration of the run, for methods that train; they tell `progress`.
+    `training` is the configuration of the run, for methods that train; they tell `progress`. `teacher` is the model
+    that they may imitate.
     """
 
     def __init__(
-        self, dataset: Dataset, training: TrainConfig, progress: TrainingProgress | None = None
+        self,
+        dataset: Dataset,
+        training: TrainConfig,
+        progress: TrainingProgress | None = None,
+        teacher: CtrModel | None = None,
     ) -> None:
         self.dataset = dataset
         self.training = training
         self.progress = progress or Silent()
+        self.teacher = teacher
         self.split = cache(self._split)
 
     def _split(self, name: str) -> TensorSplit:
         return TensorSplit.of(self.dataset.load(name))
+
+    def training_rows(self, kd_weight: float) -> TensorSplit:
+        """Return the training split, with the logits of the teacher when it is to be imitated."""
+        return self._taught if kd_weight else self.split("train")
+
+    @cached_property
+    def _taught(self) -> TensorSplit:
+        if self.teacher is None:
+            raise ValueError("kd_weight needs a teacher")
+        train = self.split("train")
+        return replace(train, teacher=torch.from_numpy(score(self.teacher, train)))
 
     @cached_property
     def counts(self) -> list[NDArray[np.int64]]:

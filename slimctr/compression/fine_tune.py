@@ -6,12 +6,12 @@ from pydantic import Field
 
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import model_of
-from slimctr.compression.method import ImitatingSettings, Outcome, method
+from slimctr.compression.method import Outcome, Settings, method
 from slimctr.networks import CtrModel, ModelSpec
 
 
-class FineTuneSettings(ImitatingSettings):
-    """Epochs and learning rate, as every method has them, and imitation, as the low-rank methods have it."""
+class FineTuneSettings(Settings):
+    """Epochs and learning rate and imitation, as every method has them."""
 
     epochs: Annotated[int, Field(ge=1)] = 2
 

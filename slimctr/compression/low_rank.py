@@ -18,7 +18,7 @@ from slimctr.compression.factors import (
     table_axes,
     table_pays,
 )
-from slimctr.compression.method import ImitatingSettings, Outcome
+from slimctr.compression.method import Outcome, Settings
 from slimctr.compression.principal import energy_rank, greedy_ranks
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ModelSpec
@@ -26,7 +26,7 @@ from slimctr.networks import CtrModel, ModelSpec
 RANK_SHARE = 0.16
 
 
-class LowRankSettings(ImitatingSettings):
+class LowRankSettings(Settings):
     """Settings of `svd` and `feature_pca`; docs/compression.md describes every one."""
 
     epochs: Annotated[int, Field(ge=0)] = 2

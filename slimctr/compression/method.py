@@ -17,7 +17,8 @@ class Settings(BaseModel):
     """Settings of every method: frozen, unknown names refused.
 
     After the method, the model is trained on for `epochs` epochs at `learning_rate_factor` times the
-    learning rate of the run; with `train_codes` false only the network, the bases and the means move.
+    learning rate of the run; with `train_codes` false only the network, the bases and the means move. `kd_weight`
+    is the weight, in the loss of those epochs, of the squared difference to the logits of the model given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -25,10 +26,7 @@ class Settings(BaseModel):
     epochs: Annotated[int, Field(ge=0)]
     learning_rate_factor: Annotated[float, Field(gt=0)] = 0.1
     train_codes: bool = True
-
-    def imitation(self) -> float:
-        """Return the weight of imitating the model that was given, added to the log-loss of those epochs."""
-        return 0.0
+    kd_weight: Annotated[float, Field(ge=0)] = 0.0
 
     def retraining(self, config: TrainConfig) -> TrainConfig | None:
         """Return how a model of a run trained by `config` is trained after the method, None when it is not."""
@@ -39,16 +37,6 @@ class Settings(BaseModel):
             learning_rate=config.learning_rate * self.learning_rate_factor,
             schedule="plateau",
         )
-
-
-class ImitatingSettings(Settings):
-    """Settings of a method whose fine-tuning may imitate the model that was given."""
-
-    kd_weight: Annotated[float, Field(ge=0)] = 0.0
-
-    def imitation(self) -> float:
-        """Return `kd_weight`."""
-        return self.kd_weight
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,11 @@ def compress(
     steps = chain(method, settings)
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"'{out}' is not empty; choose another --out")
-    source = CompressionData(data_of_run(run, data), run.config, progress)
+    source = CompressionData(data_of_run(run, data), run.config, progress, teacher=run.model)
     model, done, history = run.model, [], []
     for step in steps:
         announce(f"{step.method.name} {_told(step.config)}".rstrip())
-        model, record, epochs = _apply(step, model, source, teacher=run.model)
+        model, record, epochs = _apply(step, model, source)
         done.append(record)
         history.extend(epochs)
     announce("scoring validation and test rows")
@@ -76,14 +76,14 @@ def compress(
 
 
 def _apply(
-    step: Step, model: CtrModel, data: CompressionData, teacher: CtrModel
+    step: Step, model: CtrModel, data: CompressionData
 ) -> tuple[CtrModel, MethodStep, list[EpochRecord]]:
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         outcome = step.method.apply(model, data, step.config)
     history = list(outcome.history)
     statistics = {"kept_epoch": 0, **outcome.statistics}
-    if tuned := fine_tune(outcome.model, step.config, data, teacher):
+    if tuned := fine_tune(outcome.model, step.config, data):
         history += tuned.history
         statistics |= {"valid_auc_before": tuned.auc_before, "kept_epoch": tuned.kept_epoch}
     record = MethodStep(
@@ -104,13 +104,10 @@ class FineTuning:
     kept_epoch: int
 
 
-def fine_tune(
-    model: CtrModel, settings: Settings, data: CompressionData, teacher: CtrModel
-) -> FineTuning | None:
+def fine_tune(model: CtrModel, settings: Settings, data: CompressionData) -> FineTuning | None:
     """Train a compressed model on in place with the loss of its run: fresh Adam, the best validation AUC is kept.
 
-    Where `settings` say so it also imitates the logits of `teacher` on the training rows. Returns None when they ask
-    for no epochs.
+    Returns None when `settings` ask for no epochs.
     When no epoch beats the model as it was, it stays as it was, unless it has `pair_relu` layers, which are not
     meant to be used untrained. Integer codes never move; with `train_codes` false float rows do not either.
     """
@@ -123,10 +120,14 @@ def fine_tune(
     rows = [*model.tables.parameters(), *(model.wide.parameters() if model.wide is not None else ())]
     for parameter in rows:
         parameter.requires_grad_(settings.train_codes)
-    train, kd_weight = data.split("train"), settings.imitation()
-    if kd_weight:
-        train = replace(train, teacher=torch.from_numpy(score(teacher, train)))
-    history = fit(model, training, train, valid, progress=data.progress, kd_weight=kd_weight)
+    history = fit(
+        model,
+        training,
+        data.training_rows(settings.kd_weight),
+        valid,
+        progress=data.progress,
+        kd_weight=settings.kd_weight,
+    )
     for parameter in rows:
         parameter.requires_grad_(True)
     best = max(history, key=lambda record: record.valid_auc)

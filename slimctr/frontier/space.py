@@ -74,6 +74,8 @@ TABLES: dict[str, Callable[[Trial, ModelSpec], Chain]] = {
 """What may be done to the tables."""
 
 KD_WEIGHTS = [0.3, 0.0]
+TRAINED = {"feature_pca", "lsq_plus", "mpe", "frequency_rule", "magnitude"}
+"""Methods that train on, and may imitate the run meanwhile."""
 LAYER_RATIOS = [None, 0.03, 0.05, 0.08, 0.12, 0.16, 0.25]
 STARTS = (
     {"tables": "ptq", "ptq_bits": 8, "layers": None, "first_layer": None, "network_bits": 32},
@@ -121,7 +123,10 @@ def suggest_chain(trial: Trial, spec: ModelSpec) -> tuple[str, dict[str, Any]]:
     if all(layer.kind == "linear" for layer in spec.layers):
         ratio = trial.suggest_categorical("layers", LAYER_RATIOS)
         first = trial.suggest_categorical("first_layer", LAYER_RATIOS)
-        _add_layers(trial, chain, ratio, first)
+        _add_layers(chain, ratio, first)
+    kd_weight = trial.suggest_categorical("kd_weight", KD_WEIGHTS)
+    for method in TRAINED & chain.keys():
+        chain[method]["kd_weight"] = kd_weight
     if spec.network_bits is None and (bits := trial.suggest_categorical("network_bits", [32, 8, 4])) != 32:
         chain["network_ptq"] = {"bits": bits}
     if spec.calibration is None:
@@ -129,10 +134,10 @@ def suggest_chain(trial: Trial, spec: ModelSpec) -> tuple[str, dict[str, Any]]:
     return "+".join(chain), chain
 
 
-def _add_layers(trial: Trial, chain: Chain, ratio: float | None, first: float | None) -> None:
+def _add_layers(chain: Chain, ratio: float | None, first: float | None) -> None:
     """Factor the MLP: in the low-rank step of the tables where there is one, else in a step of its own after them."""
     if "feature_pca" not in chain and ratio is not None:
         chain["feature_pca"] = {"tables": False}
     if "feature_pca" in chain:
         settings = {"mlp": False} if ratio is None else {"mlp_rank_ratio": ratio, "first_layer_ratio": first}
-        chain["feature_pca"] |= settings | {"kd_weight": trial.suggest_categorical("kd_weight", KD_WEIGHTS)}
+        chain["feature_pca"] |= settings

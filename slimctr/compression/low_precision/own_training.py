@@ -29,11 +29,12 @@ def train_inside(
     history = fit(
         model,
         config.own_training(data.training),
-        data.split("train"),
+        data.training_rows(config.kd_weight),
         valid,
         progress=data.progress,
         row_trainer=row_trainer,
         penalty=penalty,
+        kd_weight=config.kd_weight,
     )
     best = max(history, key=lambda record: record.valid_auc)
     statistics |= {"kept_epoch": best.epoch, "best_valid_auc": best.valid_auc}

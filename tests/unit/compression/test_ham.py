@@ -166,7 +166,7 @@ def test_projection_starts_as_scatter_and_is_trained(run, data):
     field = next(i for i, e in enumerate(projection.model.spec.expands) if e.kind == "projection")
     before = projection.model.expands[field].weight.detach().clone()
     config = find_method("ham").configure({"epochs": 1, "alignment": "projection"})
-    fine_tune(projection.model, config, data, run.model)
+    fine_tune(projection.model, config, data)
     assert not torch.equal(projection.model.expands[field].weight, before)
 
 

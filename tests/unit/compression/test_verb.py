@@ -72,7 +72,7 @@ def test_fine_tuning_lowers_the_loss_and_moves_only_what_it_may(run, dataset):
         config = method.configure({"table_rank": 2, "epochs": 1, "train_codes": train_codes})
         model = method.apply(run.model, data, config).model
         codes, basis = model.tables[0].weight.detach().clone(), model.expands[0].basis.detach().clone()
-        tuned = fine_tune(model, config, data, run.model)
+        tuned = fine_tune(model, config, data)
         assert tuned.kept_epoch == 1
         assert tuned.history[0].valid_auc > tuned.auc_before
         assert tuned.history[0].learning_rate == pytest.approx(0.1 * run.config.learning_rate)
@@ -82,13 +82,13 @@ def test_fine_tuning_lowers_the_loss_and_moves_only_what_it_may(run, dataset):
 
 
 def test_imitation_brings_scores_closer_to_those_of_the_model_given(run, dataset):
-    data = CompressionData(dataset, run.config)
+    data = CompressionData(dataset, run.config, teacher=run.model)
     method, valid = find_method("feature_pca"), data.split("valid")
     original, distances = score(run.model, valid), {}
     for kd_weight in (0, 10):
         config = method.configure({"table_rank": 2, "epochs": 2, "kd_weight": kd_weight})
         model = method.apply(run.model, data, config).model
-        fine_tune(model, config, data, run.model)
+        fine_tune(model, config, data)
         distances[kd_weight] = np.square(score(model, valid) - original).mean()
     assert distances[10] < 0.7 * distances[0]
 
@@ -99,7 +99,7 @@ def test_training_that_does_not_help_is_undone(run, dataset):
     config = method.configure({"epochs": 1, "learning_rate_factor": 100})
     model = method.apply(run.model, data, config).model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    tuned = fine_tune(model, config, data, run.model)
+    tuned = fine_tune(model, config, data)
     assert tuned.kept_epoch == 0
     assert tuned.history[0].valid_auc < tuned.auc_before
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
@@ -110,7 +110,7 @@ def test_unread_oov_rows_follow_the_mean_after_fine_tuning(run, dataset):
     method = find_method("feature_pca")
     config = method.configure({"table_rank": 3, "epochs": 1})
     model = method.apply(run.model, data, config).model
-    fine_tune(model, config, data, run.model)
+    fine_tune(model, config, data)
     assert data.counts[0][0] == 0
     share = data.counts[0] / data.counts[0].sum()
     np.testing.assert_allclose(
