@@ -40,6 +40,18 @@ RECIPES: dict[str, Recipe] = {
             "recalibrate": {},
         },
     ),
+    "trained4w8": Recipe(
+        "compact4w8 whose layers imitate the original for four epochs before anything is rounded",
+        {
+            "feature_pca": {
+                **_LAYERS_ALONE,
+                **{"mlp_rank_ratio": 0.05, "first_layer_ratio": 0.08, "epochs": 4, "kd_weight": 0.3},
+            },
+            "ptq": {"bits": 4},
+            "network_ptq": {"bits": 8},
+            "recalibrate": {},
+        },
+    ),
 }
 
 

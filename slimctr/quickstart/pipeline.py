@@ -20,7 +20,7 @@ from slimctr.training import RichProgress, TrainConfig, load_run, read_settings,
 
 ORIGINAL = "original"
 MARKER = ".slimctr-demo"
-RECIPES = ("rows8", "compact8", "compact4")
+RECIPES = ("rows8", "compact8", "trained4w8")
 """Recipes of `slimctr compress`; each becomes a variant with the recipe's name as its label."""
 
 SYNTHETIC = SyntheticSpec(rows=250_000, ids=100_000, seed=1)
