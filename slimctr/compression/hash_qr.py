@@ -1,40 +1,21 @@
 """`hash_qr`: rows made of a quotient and a remainder row, trained from scratch; a control of every table method."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import with_parts
-from slimctr.compression.method import Outcome, Settings, method
+from slimctr.compression.method import FromScratchSettings, Outcome, method
 from slimctr.networks import CtrModel, ModelSpec, TableSpec, build_model
-from slimctr.training import TrainConfig
 
 
-class HashQrSettings(Settings):
-    """The divisor of row numbers, and how the two rows are combined.
+class HashQrSettings(FromScratchSettings):
+    """The divisor of row numbers, and how the two rows are combined."""
 
-    `epochs` and `learning_rate_factor` None: as the run was trained.
-    """
-
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    learning_rate_factor: Annotated[float, Field(gt=0)] | None = None
     divisor: Annotated[int, Field(ge=2)] = 2
     combine: Literal["sum", "product"] = "sum"
-
-    @model_validator(mode="after")
-    def _initial_weights_are_trained(self) -> Self:
-        if not self.train_codes:
-            raise ValueError("hash_qr starts from initial weights: train_codes=false makes no sense")
-        return self
-
-    def retraining(self, config: TrainConfig) -> TrainConfig:
-        """Return the configuration of the run, its full schedule included."""
-        factor = 1.0 if self.learning_rate_factor is None else self.learning_rate_factor
-        return config.changed(
-            epochs=self.epochs or config.epochs, learning_rate=config.learning_rate * factor
-        )
 
 
 def hash_qr_objection(spec: ModelSpec, config: HashQrSettings) -> str | None:

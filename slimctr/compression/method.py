@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slimctr.compression.data import CompressionData
 from slimctr.errors import CompressionError
@@ -37,6 +37,27 @@ class Settings(BaseModel):
             learning_rate=config.learning_rate * self.learning_rate_factor,
             schedule="plateau",
         )
+
+
+class FromScratchSettings(Settings):
+    """Settings of a method that draws new weights and trains them as the run was trained.
+
+    `epochs` and `learning_rate_factor` None: those of the run.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    learning_rate_factor: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _initial_weights_are_trained(self) -> Self:
+        if not self.train_codes:
+            raise ValueError("training starts from initial weights: train_codes=false makes no sense")
+        return self
+
+    def retraining(self, config: TrainConfig) -> TrainConfig:
+        """Return the configuration of the run, its full schedule included."""
+        rate = config.learning_rate * (self.learning_rate_factor or 1.0)
+        return config.changed(epochs=self.epochs or config.epochs, learning_rate=rate)
 
 
 @dataclass(frozen=True)

@@ -1,39 +1,21 @@
 """`small_dim`: the same network with narrower embeddings, trained from scratch; the control of every table method."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from slimctr.compression.data import CompressionData
-from slimctr.compression.method import Outcome, Settings, method
+from slimctr.compression.method import FromScratchSettings, Outcome, method
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ModelSpec
-from slimctr.training import TrainConfig, initial_model
+from slimctr.training import initial_model
 
 
-class SmallDimSettings(Settings):
-    """One width for all fields: `dim`, or None for the largest that takes `budget_ratio` of the table bytes.
+class SmallDimSettings(FromScratchSettings):
+    """One width for all fields: `dim`, or None for the largest that takes `budget_ratio` of the table bytes."""
 
-    `epochs` and `learning_rate_factor` None: as the run was trained.
-    """
-
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    learning_rate_factor: Annotated[float, Field(gt=0)] | None = None
     dim: Annotated[int, Field(ge=1)] | None = None
     budget_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
-
-    @model_validator(mode="after")
-    def _initial_weights_are_trained(self) -> Self:
-        if not self.train_codes:
-            raise ValueError("small_dim starts from initial weights: train_codes=false makes no sense")
-        return self
-
-    def retraining(self, config: TrainConfig) -> TrainConfig:
-        """Return the configuration of the run, its full schedule included."""
-        factor = 1.0 if self.learning_rate_factor is None else self.learning_rate_factor
-        return config.changed(
-            epochs=self.epochs or config.epochs, learning_rate=config.learning_rate * factor
-        )
 
 
 def small_dim_objection(spec: ModelSpec, config: SmallDimSettings) -> str | None:

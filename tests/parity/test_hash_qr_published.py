@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tiny_runs import tiny_dataset, tiny_run
 
 from model_store.store import ModelStore
 from slimctr.compression import compress
@@ -13,16 +12,6 @@ from slimctr.native.lookup import RowSegment, StoredTable, TableLookup
 from slimctr.networks import QuotientRemainderTable
 from slimctr.scoring import Scorer
 from slimctr.training import evaluate
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def run(dataset, tmp_path_factory):
-    return tiny_run(dataset, tmp_path_factory.mktemp("run") / "deepfm")
 
 
 @pytest.mark.parametrize("combine", ["sum", "product"])

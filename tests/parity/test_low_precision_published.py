@@ -2,18 +2,13 @@
 
 import numpy as np
 import pytest
-from tiny_runs import tiny_dataset, tiny_run
+from tiny_runs import tiny_run
 
 from model_store.store import ModelStore
 from slimctr.compression import compress
 from slimctr.export import publish_run
 from slimctr.scoring import Scorer
 from slimctr.training import evaluate
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("log"))
 
 
 @pytest.fixture(scope="module")

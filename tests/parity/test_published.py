@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_runs import tiny_dataset, tiny_run
+from tiny_runs import tiny_run
 
 from model_store.store import ModelStore
 from slimctr.compression import compress
@@ -15,11 +15,6 @@ from slimctr.export import artifact, publish_run
 from slimctr.networks import NETWORKS
 from slimctr.scoring import Scorer
 from slimctr.training import evaluate, save_run
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("log"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_runs import tiny_dataset, tiny_run
+from tiny_runs import tiny_run
 
 from model_store.store import ModelStore
 from slimctr.compression import compress
@@ -17,11 +17,6 @@ QUICK = {
     "mask_rate": 3.0,
     "price_rate": 0.02,
 }
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("log"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tiny_runs import tiny_dataset, tiny_run
 
 from model_store.store import ModelStore
 from slimctr.clicklogs import PrepareSettings, prepare
@@ -15,16 +14,6 @@ from slimctr.networks import RowMap
 from slimctr.scoring import Scorer
 from slimctr.scoring.evaluation import evaluate_rows, stored_batch
 from slimctr.training import TrainConfig, evaluate, train
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return tiny_dataset(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def run(dataset, tmp_path_factory):
-    return tiny_run(dataset, tmp_path_factory.mktemp("run") / "deepfm")
 
 
 @pytest.mark.parametrize("method", ["mpe", "frequency_rule"])
