@@ -36,7 +36,15 @@ class Table(_Record):
 
     field: str
     role: Literal["embedding", "wide"]
-    codec: Literal["float32", "float16", "int8_row", "packed", "quotient_remainder"]
+    codec: Literal[
+        "float32",
+        "float16",
+        "int8_row",
+        "packed",
+        "quotient_remainder",
+        "masked_float32",
+        "masked_float16",
+    ]
     rows: Annotated[int, Field(ge=1, lt=2**31)]
     dim: Annotated[int, Field(ge=1)]
     column: Count
@@ -48,6 +56,13 @@ class Table(_Record):
     segments: tuple[Segment, ...] = ()
     divisor: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     combine: Literal["sum", "product"] | None = None
+    kept: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+
+    @model_validator(mode="after")
+    def _masked_tables_say_how_much(self) -> Self:
+        if (self.codec in ("masked_float32", "masked_float16")) != (self.kept is not None):
+            raise ValueError("kept is given if, and only if, codec is 'masked_float32' or 'masked_float16'")
+        return self
 
     @model_validator(mode="after")
     def _divided_tables_say_how(self) -> Self:

@@ -5,6 +5,12 @@ from service.telemetry.metrics import Metrics
 from service.versions import FieldCounts, Version
 from slimctr.features import FeatureSchema
 from slimctr.native.lookup import packed_record_bytes
+from slimctr.native.masked import masked_bytes
+
+_VALUE_BITS = {
+    **{"float32": 32, "float16": 16, "int8_row": 8, "quotient_remainder": 32},
+    **{"masked_float32": 32, "masked_float16": 16},
+}
 
 
 class ModelMetrics:
@@ -51,7 +57,7 @@ def make_of(manifest: Manifest) -> dict[str, str]:
     """Return codec, bits, rank and digest of a version as the labels of `model_info`; several values joined by `+`."""
     embeddings = [table for table in manifest.tables if table.role == "embedding"]
     bits = {segment.bits for table in embeddings for segment in table.segments}
-    bits |= {{"float32": 32, "float16": 16, "int8_row": 8}.get(table.codec, 0) for table in embeddings} - {0}
+    bits |= {_VALUE_BITS[table.codec] for table in embeddings if table.codec != "packed"}
     dims = sorted({table.dim for table in embeddings})
     return {
         "codec": "+".join(sorted({table.codec for table in embeddings})),
@@ -76,5 +82,9 @@ def _codes_bytes(table: Table) -> int:
             segment.rows * packed_record_bytes(table.layout, segment.bits, table.dim, table.scale == "row")
             for segment in table.segments
         )
-    record_bytes = {"float32": 4 * table.dim, "float16": 2 * table.dim}.get(table.codec, table.dim + 4)
-    return table.rows * record_bytes
+    bits = _VALUE_BITS[table.codec]
+    if table.kept is not None:
+        return masked_bytes(table.rows, table.dim, table.kept, bits)
+    if table.divisor is not None:
+        return (-(-table.rows // table.divisor) + table.divisor) * table.dim * bits // 8
+    return table.rows * (table.dim * bits // 8 + (4 if table.codec == "int8_row" else 0))

@@ -92,3 +92,17 @@ def pool(values: np.ndarray, ids, pooling: str) -> np.ndarray:
     for row in ids[1:]:
         total += values[row]
     return total / np.float32(len(ids)) if pooling == "mean" else total
+
+
+def masked_table(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return the bytes of a masked table, value by value, straight from the words of docs/artifact-format.md."""
+    index, stored, count = bytearray(), bytearray(), 0
+    for row, (line, mask) in enumerate(zip(values, kept, strict=True)):
+        if row % 16 == 0:
+            index += count.to_bytes(4, "little")
+        index += sum(1 << j for j, keep in enumerate(mask) if keep).to_bytes(-(-len(mask) // 8), "little")
+        for value, keep in zip(line, mask, strict=True):
+            if keep:
+                stored += value.tobytes()
+                count += 1
+    return np.frombuffer(bytes(index + stored), np.uint8)

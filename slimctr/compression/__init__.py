@@ -9,6 +9,7 @@ from slimctr.compression.ham import HamSettings
 from slimctr.compression.hash_qr import HashQrSettings
 from slimctr.compression.lpt import LptSettings
 from slimctr.compression.lsq_plus import LsqPlusSettings
+from slimctr.compression.magnitude_elements import MagnitudeElementsSettings
 from slimctr.compression.method import METHODS, Method, Settings, find_method
 from slimctr.compression.mpe import MpeSettings
 from slimctr.compression.network_ptq import NetworkPtqSettings
@@ -33,6 +34,7 @@ __all__ = [
     "HashQrSettings",
     "LptSettings",
     "LsqPlusSettings",
+    "MagnitudeElementsSettings",
     "MagnitudeRowsSettings",
     "MagnitudeSettings",
     "Method",

@@ -10,7 +10,7 @@ from torch import nn
 from slimctr.compression.column_masks import ColumnBudget, Cost, Mask
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import model_of, with_parts
-from slimctr.compression.method import Settings
+from slimctr.compression.method import Settings, not_float
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ExpandSpec, ModelSpec, TableSpec, build_model, scatter_matrix
 
@@ -37,8 +37,8 @@ def column_budget(spec: ModelSpec, ratio: float, cost: Cost) -> ColumnBudget:
 
 def columns_objection(spec: ModelSpec, config: Settings) -> str | None:
     """Say why columns may not be taken from the tables of a model any more."""
-    if any(table.kind != "float" for table in spec.tables):
-        return "its tables are quantized already; prune columns first and quantize after, as in 'ham+ptq'"
+    if reason := not_float(spec, "; prune columns first and quantize after, as in 'ham+ptq'"):
+        return reason
     if any(expand.kind == "affine" for expand in spec.expands):
         return (
             "its tables are of low rank already: their columns are principal axes, ordered by what they hold, "

@@ -18,7 +18,7 @@ from slimctr.compression.factors import (
     table_axes,
     table_pays,
 )
-from slimctr.compression.method import Outcome, Settings
+from slimctr.compression.method import Outcome, Settings, not_float
 from slimctr.compression.principal import energy_rank, greedy_ranks
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ModelSpec
@@ -47,8 +47,9 @@ def low_rank_objection(spec: ModelSpec, config: LowRankSettings) -> str | None:
         return "both 'tables' and 'mlp' are false, so there is nothing to factor"
     if config.tables and spec.row_maps:
         return "rows were dropped from its tables; factor them before that, or set tables=false"
-    if config.tables and any(table.kind != "float" for table in spec.tables):
-        return "its tables are quantized already; factor first and quantize after, as in 'feature_pca+ptq'"
+    advice = "; factor first and quantize after, as in 'feature_pca+ptq'"
+    if config.tables and (reason := not_float(spec, advice)):
+        return f"{reason}; set tables=false to factor the MLP alone"
     if config.tables and any(expand.kind == "affine" for expand in spec.expands):
         return "its tables are of low rank already; set tables=false to factor the MLP alone"
     if config.mlp and any(layer.kind != "linear" for layer in spec.layers):

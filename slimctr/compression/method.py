@@ -123,6 +123,19 @@ class Method:
         return self.transform(model, data, config)
 
 
+def not_float(spec: ModelSpec, advice: str, *, wide: bool = False) -> str | None:
+    """Say why a method of float tables does not apply, None when it does; `advice` is for quantized ones.
+
+    With `wide` first-order tables have to be float too.
+    """
+    kinds = {table.kind for table in (*spec.tables, *(spec.wide if wide else ()))}
+    if "masked" in kinds:
+        return "single values were dropped from its tables, and another method of tables has nothing whole to work on"
+    if "quotient_remainder" in kinds:
+        return "its rows are made of quotients and remainders, and this method works on rows of their own"
+    return f"its tables are quantized already{advice}" if kinds - {"float"} else None
+
+
 METHODS: dict[str, Method] = {}
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import model_of, with_parts
-from slimctr.compression.method import Outcome, Settings, method
+from slimctr.compression.method import Outcome, Settings, method, not_float
 from slimctr.compression.quantization import ColumnCodes, RowCodes, quantize_columns, quantize_rows
 from slimctr.compression.row_dropping import table_counts
 from slimctr.errors import CompressionError
@@ -25,9 +25,7 @@ class PtqSettings(Settings):
 
 def ptq_objection(spec: ModelSpec, config: PtqSettings) -> str | None:
     """Tables are quantized once."""
-    if any(table.kind != "float" for table in spec.tables):
-        return "its tables are quantized already, and a second grid would only add error"
-    return None
+    return not_float(spec, ", and a second grid would only add error")
 
 
 @method("ptq", PtqSettings, ptq_objection, takes_mapped=True)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from slimctr.native.masked import masked_bytes
 from slimctr.networks import CtrModel, TableSpec
 from slimctr.networks.folding import coded_maps
 from slimctr.training import Scores, measure
@@ -59,6 +60,8 @@ def table_bytes(table: TableSpec, rows: int) -> int:
     """Bytes of the rows of a table."""
     if table.kind == "mixed":
         return sum(count * -(-table.dim * bits // 8) for bits, count in table.segments)
+    if table.kept is not None:
+        return masked_bytes(rows, table.dim, table.kept, table.value_bits)
     if table.divisor is not None:
         return 4 * table.dim * (-(-rows // table.divisor) + table.divisor)
     return rows * row_bytes(table)

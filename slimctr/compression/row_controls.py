@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from slimctr.compression.data import CompressionData
-from slimctr.compression.method import Outcome, Settings, method
+from slimctr.compression.method import Outcome, Settings, method, not_float
 from slimctr.compression.row_dropping import drop_rows, droppable_fields, stored_order
 from slimctr.networks import CtrModel, ModelSpec, ZeroRows
 
@@ -32,10 +32,10 @@ class RandomRowsSettings(RowSettings):
 
 def rows_objection(spec: ModelSpec, config: RowSettings) -> str | None:
     """Rows are dropped from float tables, once."""
-    if any(table.kind != "float" for table in (*spec.tables, *spec.wide)):
-        return (
-            "its tables are quantized already; drop rows first and quantize after, as in 'magnitude_rows+ptq'"
-        )
+    if reason := not_float(
+        spec, "; drop rows first and quantize after, as in 'magnitude_rows+ptq'", wide=True
+    ):
+        return reason
     if any(expand.kind == "affine" for expand in spec.expands):
         return "a dropped row of a low-rank table would read the mean and not zeros"
     return None

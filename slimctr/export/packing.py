@@ -1,13 +1,15 @@
-"""Byte layouts of quantized tables: bit planes, bit streams, `int8_row` records (docs/artifact-format.md)."""
+"""Byte layouts of compressed tables: bit planes, streams, records, masks with values (docs/artifact-format.md)."""
 
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slimctr.native.masked import BLOCK_ROWS, index_bytes
+
 Layout = Literal["planes", "stream"]
 
-_BLOCK_ROWS = 65_536
+_PACK_ROWS = 65_536
 
 
 def default_layout(dim: int, bits: int) -> Layout:
@@ -34,8 +36,8 @@ def pack_codes(codes: NDArray[np.uint8], bits: int, layout: Layout) -> NDArray[n
     if values.size and int(values.max()) >= 2**bits:
         raise ValueError(f"code {int(values.max())} does not fit {bits} bits")
     packed = np.empty((len(values), row_bytes(values.shape[1], bits, layout)), dtype=np.uint8)
-    for start in range(0, len(values), _BLOCK_ROWS):
-        block = values[start : start + _BLOCK_ROWS]
+    for start in range(0, len(values), _PACK_ROWS):
+        block = values[start : start + _PACK_ROWS]
         digits = (
             block[:, :, None] >> np.arange(bits, dtype=np.uint8)
         ) & 1  # (n, d, bits), least significant first
@@ -76,3 +78,19 @@ def int8_row_records(
     """Records of the `int8_row` codec (N, d + 4): signed bytes code - 128, scale, minimum."""
     signed = (codes.astype(np.int16) - 128).astype(np.int8).view(np.uint8)
     return with_row_affine(signed, scales, minimums)
+
+
+def masked_codes(masks: NDArray[np.uint8], values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return offsets and masks (N, bytes) in blocks of rows, then the kept values (K,): uint8 (n,).
+
+    Raises ValueError for more values than offsets can count.
+    """
+    if values.size >= 2**32:
+        raise ValueError(f"{values.size} kept values; offsets of 32 bits count fewer than 2^32")
+    rows, width = masks.shape
+    counts = np.bitwise_count(masks).sum(axis=1, dtype=np.int64)
+    offsets = (np.cumsum(counts) - counts)[::BLOCK_ROWS].astype("<u4")
+    padded = np.zeros((len(offsets) * BLOCK_ROWS, width), np.uint8)
+    padded[:rows] = masks
+    blocks = np.concatenate([offsets.view(np.uint8).reshape(-1, 4), padded.reshape(len(offsets), -1)], axis=1)
+    return np.concatenate([blocks.reshape(-1)[: index_bytes(rows, 8 * width)], values.view(np.uint8)])

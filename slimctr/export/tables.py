@@ -12,6 +12,7 @@ from slimctr.export.packing import (
     Layout,
     default_layout,
     int8_row_records,
+    masked_codes,
     pack_codes,
     row_bytes,
     with_row_affine,
@@ -20,6 +21,7 @@ from slimctr.networks import (
     CtrModel,
     FloatTable,
     HalfTable,
+    MaskedTable,
     MixedTable,
     QuantizedTable,
     QuotientRemainderTable,
@@ -77,6 +79,12 @@ def _store(table: nn.Module, name: str, zero_row: int | None) -> tuple[dict, dic
         both = np.concatenate([table.quotient.detach().numpy(), table.remainder.detach().numpy()])
         entry = {"codec": "quotient_remainder", "rows": table.rows, "dim": both.shape[1], "codes": name}
         return entry | {"divisor": table.divisor, "combine": table.combine}, {name: both}
+    if isinstance(table, MaskedTable):
+        dtype = np.dtype(np.float32 if table.value_bits == 32 else np.float16)
+        values = table.values.detach().numpy().astype(dtype)
+        entry = {"codec": f"masked_{dtype.name}", "rows": len(table.masks), "dim": table.dim}
+        entry |= {"kept": values.size, "codes": name}
+        return entry, {name: masked_codes(table.masks.numpy(), values)}
     if isinstance(table, MixedTable):
         return _store_by_column(table, table.segments, name)
     if not isinstance(table, QuantizedTable):

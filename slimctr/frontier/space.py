@@ -62,6 +62,14 @@ def _magnitude(trial: Trial, spec: ModelSpec) -> Chain:
     }
 
 
+def _magnitude_elements(trial: Trial, spec: ModelSpec) -> Chain:
+    settings = {
+        "budget_ratio": trial.suggest_float("element_share", 0.15, 0.9),
+        "value_bits": trial.suggest_categorical("value_bits", [32, 16]),
+    }
+    return {"magnitude_elements": settings}
+
+
 TABLES: dict[str, Callable[[Trial, ModelSpec], Chain]] = {
     "float": lambda trial, spec: {},
     "ptq": _ptq,
@@ -70,6 +78,7 @@ TABLES: dict[str, Callable[[Trial, ModelSpec], Chain]] = {
     "frequency_rule": _frequency_rule,
     "low_rank": _low_rank,
     "magnitude": _magnitude,
+    "magnitude_elements": _magnitude_elements,
 }
 """What may be done to the tables."""
 

@@ -18,7 +18,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { CHUNK = 64, PREFETCH_ROWS = 8, CACHE_LINE = 64 };
-enum codec { FLOAT32, FLOAT16, INT8_ROW, PLANES, STREAM, QUOTIENT_REMAINDER };
+enum codec { FLOAT32, FLOAT16, INT8_ROW, PLANES, STREAM, QUOTIENT_REMAINDER, MASKED_FLOAT32, MASKED_FLOAT16 };
 enum pooling { SINGLE, MEAN, SUM };
 
 struct segment {
@@ -69,6 +69,8 @@ INLINE float half_to_float(uint16_t half) {
     return value;
 }
 
+#include "masked.h"
+
 INLINE struct record locate(const struct table *table, int codec, int32_t id) {
     const struct segment *segment = table->segments;
     int64_t row = (uint32_t)id < (uint64_t)table->rows ? id : 0;
@@ -77,6 +79,7 @@ INLINE struct record locate(const struct table *table, int codec, int32_t id) {
         return (struct record){segment->records + row / table->divisor * segment->record_bytes, segment, 0,
                                segment->records + (quotients + row % table->divisor) * segment->record_bytes};
     }
+    if (codec == MASKED_FLOAT32 || codec == MASKED_FLOAT16) return locate_masked(table, row);
     while (row >= segment->start_row + segment->rows) segment++;
     return (struct record){segment->records + (row - segment->start_row) * segment->record_bytes, segment,
                            segment->bits, 0};
@@ -133,6 +136,10 @@ INLINE void decode_chunk(const struct table *table, struct record record, int co
             for (int i = 0; i < count; i++) out[i] *= other[i];
         else
             for (int i = 0; i < count; i++) out[i] += other[i];
+        return;
+    }
+    if (codec == MASKED_FLOAT32 || codec == MASKED_FLOAT16) {
+        decode_masked(table, record, codec == MASKED_FLOAT32 ? 4 : 2, start, count, out);
         return;
     }
     if (codec == FLOAT16) {
@@ -235,6 +242,8 @@ static void lookup_table(const struct table *table, const int32_t *ids, const st
         case PLANES: LOOKUP(PLANES);
         case STREAM: LOOKUP(STREAM);
         case QUOTIENT_REMAINDER: LOOKUP(QUOTIENT_REMAINDER);
+        case MASKED_FLOAT32: LOOKUP(MASKED_FLOAT32);
+        case MASKED_FLOAT16: LOOKUP(MASKED_FLOAT16);
     }
 }
 

@@ -9,15 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from slimctr.native.library import library
+from slimctr.native.masked import index_bytes, mask_bytes
 
 Int32s = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
-Codec = Literal["float32", "float16", "int8_row", "planes", "stream", "quotient_remainder"]
+Codec = Literal[
+    "float32",
+    "float16",
+    "int8_row",
+    "planes",
+    "stream",
+    "quotient_remainder",
+    "masked_float32",
+    "masked_float16",
+]
 _CODECS: dict[Codec, int] = {
     **{"float32": 0, "float16": 1, "int8_row": 2, "planes": 3, "stream": 4},
-    "quotient_remainder": 5,
+    **{"quotient_remainder": 5, "masked_float32": 6, "masked_float16": 7},
 }
+_MASKED_VALUE_BYTES = {"masked_float32": 4, "masked_float16": 2}
 _POOLINGS = {"single": 0, "mean": 1, "sum": 2}
 # The kernel counts columns, and the two bytes of each half-precision number, in 32 bits.
 _MAX_WIDTH = 2**30
@@ -41,7 +52,8 @@ class StoredTable:
     `codes` are the bytes of its records, uint8 (n,). `scales` and `minimums`, float32 (1, dim) or (segments, dim),
     are given for a packed table whose scale is per column, of all segments or of each. `source` is a column of the
     ids, or a bag's index when pooled. The codes of a quotient_remainder table are the float32 rows of its
-    quotients, then those of its remainders: row r adds or multiplies rows r // divisor and r % divisor.
+    quotients, then those of its remainders: row r adds or multiplies rows r // divisor and r % divisor. The codes of a
+    masked table are its index (`slimctr.native.masked`) and its values; its one segment has records of one mask.
     """
 
     codec: Codec
@@ -170,6 +182,12 @@ def _check(table: StoredTable, width: int) -> None:
         if table.segments != (whole,) or table.codes.size != stored * whole.record_bytes:
             raise ValueError(f"quotients and remainders take {stored} rows of {whole.record_bytes} bytes")
         return
+    if (value_bytes := _MASKED_VALUE_BYTES.get(table.codec)) is not None:
+        whole = RowSegment(0, table.rows, 0, mask_bytes(table.dim))
+        values = table.codes.size - index_bytes(table.rows, table.dim)
+        if table.segments != (whole,) or values < 0 or values % value_bytes:
+            raise ValueError(f"{values} bytes after the masks; a value takes {value_bytes}")
+        return
     next_row = 0
     for segment in table.segments:
         if segment.start_row != next_row or segment.rows < 0:
@@ -211,6 +229,8 @@ def _least_record_bytes(table: StoredTable, bits: int) -> int:
             if not 0 <= bits <= 8:
                 raise ValueError(f"{bits} bits; codes have 0 to 8")
             return packed_record_bytes(table.codec, bits, table.dim, row_scale > 0)
+        case "masked_float32" | "masked_float16":
+            return mask_bytes(table.dim)
 
 
 def packed_record_bytes(layout: Literal["planes", "stream"], bits: int, dim: int, row_scale: bool) -> int:

@@ -13,7 +13,14 @@ from slimctr.networks.layers import Linear, Mlp, PairLinear, PairRelu
 from slimctr.networks.model import NETWORKS, CtrModel, TensorBag, build_model, float_spec, network_params
 from slimctr.networks.row_map import RowMap
 from slimctr.networks.spec import ExpandSpec, LayerSpec, ModelSpec, RowMapSpec, TableSpec, ZeroRows
-from slimctr.networks.tables import FloatTable, HalfTable, MixedTable, QuantizedTable, QuotientRemainderTable
+from slimctr.networks.tables import (
+    FloatTable,
+    HalfTable,
+    MaskedTable,
+    MixedTable,
+    QuantizedTable,
+    QuotientRemainderTable,
+)
 
 __all__ = [
     "NETWORKS",
@@ -27,6 +34,7 @@ __all__ = [
     "Identity",
     "LayerSpec",
     "Linear",
+    "MaskedTable",
     "MixedTable",
     "Mlp",
     "ModelSpec",

@@ -15,20 +15,33 @@ class _Record(BaseModel):
 
 class TableSpec(_Record):
     """What a table stores per row: `dim` floats, `dim` float16 (half), `dim` codes of `bits` bits, scaled by
-    row or column (quantized), codes whose width changes from one run of rows to the next (mixed), or nothing of
-    its own (quotient_remainder).
+    row or column (quantized), codes whose width changes from one run of rows to the next (mixed), nothing of
+    its own (quotient_remainder), or a mask and the values that it keeps (masked).
 
     `segments` of a mixed table are (bits, rows) in row order; rows of 0 bits store nothing and read zeros. Row r of
-    a quotient_remainder table combines rows r // `divisor` and r % `divisor` of two float tables.
+    a quotient_remainder table combines rows r // `divisor` and r % `divisor` of two float tables. A masked table
+    keeps `kept` values of all its rows, stored as floats of `value_bits`.
     """
 
-    kind: Literal["float", "half", "quantized", "mixed", "quotient_remainder"] = "float"
+    kind: Literal["float", "half", "quantized", "mixed", "quotient_remainder", "masked"] = "float"
     dim: Positive
     bits: Annotated[int, Field(ge=1, le=8)] | None = None
     scale: Literal["row", "column"] | None = None
     segments: tuple[tuple[Annotated[int, Field(ge=0, le=8)], Positive], ...] = ()
     divisor: Positive | None = None
     combine: Literal["sum", "product"] | None = None
+    kept: Annotated[int, Field(ge=0)] | None = None
+    value_bits: Literal[16, 32] | None = None
+
+    @model_validator(mode="after")
+    def _masked_tables_say_how(self) -> Self:
+        is_masked = self.kind == "masked"
+        if is_masked != (self.kept is not None) or is_masked != (self.value_bits is not None):
+            raise ValueError(
+                "a masked table needs 'kept' and 'value_bits', no other has them "
+                f"(kind={self.kind}, kept={self.kept}, value_bits={self.value_bits})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divided_tables_say_how(self) -> Self:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from slimctr.networks.spec import Pooling, TableSpec
 
 INITIAL_DEVIATION = 1e-4
+_BLOCK_ROWS = 65_536
 
 
 def pool(rows: Tensor, offsets: Tensor, pooling: Pooling) -> Tensor:
@@ -161,7 +162,67 @@ class QuotientRemainderTable(nn.Module):
         return self(torch.arange(self.rows, device=self.quotient.device))
 
 
-AnyTable = FloatTable | HalfTable | QuantizedTable | MixedTable | QuotientRemainderTable
+class MaskedTable(nn.Module):
+    """Rows of which some values are kept and the others are zero, always: `values` float32 (K,), row after row.
+
+    Bit j mod 8 of byte j div 8 of a row of `masks`, uint8 (N, ceil(d / 8)), says that value j is kept. With 16
+    `value_bits` a value reads as its float16, and its gradient passes straight through the rounding.
+    """
+
+    masks: Tensor
+    starts: Tensor
+
+    def __init__(self, rows: int, dim: int, kept: int, value_bits: Literal[16, 32]) -> None:
+        super().__init__()
+        self.dim, self.value_bits = dim, value_bits
+        self.values = nn.Parameter(torch.zeros(kept))
+        self.register_buffer("masks", torch.zeros(rows, -(-dim // 8), dtype=torch.uint8))
+        self.register_buffer("starts", torch.zeros(rows, dtype=torch.int64), persistent=False)
+        self.register_load_state_dict_post_hook(_find_starts)
+
+    @classmethod
+    def of(cls, weight: Tensor, kept: Tensor, value_bits: Literal[16, 32]) -> "MaskedTable":
+        """Keep the values of `weight` (N, d) where bool `kept` (N, d) is true."""
+        table = cls(*weight.shape, int(kept.sum()), value_bits)
+        bits = functional.pad(kept, (0, -kept.shape[1] % 8)).unflatten(1, (-1, 8)).to(torch.uint8)
+        masks = (bits << torch.arange(8, dtype=torch.uint8)).sum(dim=2, dtype=torch.uint8)
+        table.load_state_dict({"values": weight.detach()[kept], "masks": masks})
+        return table
+
+    def kept(self, ids: Tensor) -> Tensor:
+        """Return which values of rows are kept: int ids (n,) give bool (n, d)."""
+        bits = self.masks[ids].unsqueeze(2) >> torch.arange(8, dtype=torch.uint8, device=self.masks.device)
+        return (bits & 1).flatten(1)[:, : self.dim].bool()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return rows: int ids (n,) give float32 (n, d)."""
+        ids = ids.long()
+        kept = self.kept(ids)
+        places = self.starts[ids].unsqueeze(1) + kept.cumsum(dim=1) - 1
+        values = functional.embedding(places[kept], self.values.unsqueeze(1)).squeeze(1)
+        if self.value_bits == 16:
+            values = values + (values.half().float() - values).detach()  # exact: it reads the float16
+        return values.new_zeros(kept.shape).masked_scatter(kept, values)
+
+    def dense(self) -> Tensor:
+        """Return every row: (N, d)."""
+        return self(torch.arange(len(self.masks), device=self.masks.device))
+
+    def set_first_row(self, row: Tensor) -> None:
+        """Replace the kept values of row 0 by those of `row` (d,)."""
+        kept = self.kept(torch.zeros(1, dtype=torch.int64, device=self.masks.device))[0]
+        self.values[: int(kept.sum())] = row[kept]
+
+
+def _find_starts(table: MaskedTable, _: object) -> None:
+    rows = torch.arange(len(table.masks), device=table.masks.device)
+    counts = torch.cat([table.kept(block).sum(dim=1) for block in rows.split(_BLOCK_ROWS)])
+    if int(counts.sum()) != len(table.values):
+        raise ValueError(f"masks keep {int(counts.sum())} values, the table has {len(table.values)}")
+    table.starts.copy_(counts.cumsum(0) - counts)
+
+
+AnyTable = FloatTable | HalfTable | QuantizedTable | MixedTable | QuotientRemainderTable | MaskedTable
 
 
 def build_table(spec: TableSpec, rows: int) -> AnyTable:
@@ -172,6 +233,8 @@ def build_table(spec: TableSpec, rows: int) -> AnyTable:
         return HalfTable(rows, spec.dim)
     if spec.kind == "quotient_remainder":
         return QuotientRemainderTable(rows, spec.dim, spec.divisor, spec.combine)
+    if spec.kind == "masked":
+        return MaskedTable(rows, spec.dim, spec.kept, spec.value_bits)
     if spec.kind == "mixed":
         return MixedTable(rows, spec.dim, spec.segments)
     return QuantizedTable(rows, spec.dim, spec.bits, spec.scale)

@@ -10,6 +10,7 @@ from model_store.manifest import Manifest, Table
 from slimctr.errors import EngineError
 from slimctr.features.schema import FeatureSchema
 from slimctr.native.lookup import Codec, RowSegment, StoredTable, TableLookup, packed_record_bytes
+from slimctr.native.masked import check_index, index_bytes, mask_bytes, masked_bytes
 
 Array = npt.NDArray[Any]
 
@@ -100,6 +101,8 @@ def _segments(table: Table, codes: Array) -> tuple[RowSegment, ...]:
     """Return the segments of `table`, one for an unpacked codec, after checking its codes tensor."""
     if table.codec == "packed":
         return _packed_segments(table, codes)
+    if table.kept is not None:
+        return _masked_segments(table, table.kept, codes)
     if table.divisor is not None:
         rows = -(-table.rows // table.divisor) + table.divisor
         if codes.dtype != np.float32 or codes.shape != (rows, table.dim):
@@ -124,6 +127,23 @@ def _segments(table: Table, codes: Array) -> tuple[RowSegment, ...]:
     else:
         _check_finite(table.codes, codes, dtype)
     return (RowSegment(0, table.rows, 0, columns * codes.itemsize),)
+
+
+def _masked_segments(table: Table, kept: int, codes: Array) -> tuple[RowSegment, ...]:
+    values = np.dtype(np.float32 if table.codec == "masked_float32" else np.float16)
+    size = masked_bytes(table.rows, table.dim, kept, 8 * values.itemsize)
+    if codes.dtype != np.uint8 or codes.shape != (size,):
+        raise EngineError(
+            f"tensor '{table.codes}' is {codes.dtype} {codes.shape}; {kept} {values} values behind masks of "
+            f"{table.rows} rows need uint8 ({size},)"
+        )
+    try:
+        check_index(codes, table.rows, table.dim, kept)
+    except ValueError as problem:
+        raise EngineError(f"tensor '{table.codes}': {problem}") from None
+    floats = codes[index_bytes(table.rows, table.dim) :].reshape(kept, values.itemsize)
+    _check_finite(table.codes, floats, values)
+    return (RowSegment(0, table.rows, 0, mask_bytes(table.dim)),)
 
 
 def _packed_segments(table: Table, codes: Array) -> tuple[RowSegment, ...]:

@@ -8,7 +8,7 @@ import torch
 from slimctr.clicklogs.dataset import Dataset
 from slimctr.errors import ConfigError
 from slimctr.features import FeatureSchema
-from slimctr.networks import CtrModel, FloatTable, build_model, float_spec
+from slimctr.networks import CtrModel, FloatTable, MaskedTable, build_model, float_spec
 from slimctr.training.batches import TensorSplit
 from slimctr.training.config import TrainConfig
 from slimctr.training.evaluation import Scores, measure, score
@@ -99,10 +99,11 @@ def set_untrained_oov_rows(model: CtrModel, counts: list[np.ndarray]) -> list[in
     untrained = [index for index, count in enumerate(counts) if count[0] == 0 and count.sum() > 0]
     for tables in (model.tables, model.wide):
         for index in untrained if tables is not None else ():
-            table = tables[index]
+            table, share = tables[index], torch.from_numpy(counts[index] / counts[index].sum())
             if isinstance(table, FloatTable):
-                share = torch.from_numpy(counts[index] / counts[index].sum())
                 table.weight[0] = (share @ table.weight.double()).float()
+            elif isinstance(table, MaskedTable):
+                table.set_first_row((share @ table.dense().double()).float())
     return untrained
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from slimctr import quality
 from slimctr.errors import ConfigError
-from slimctr.networks import CtrModel, FloatTable, QuotientRemainderTable
+from slimctr.networks import CtrModel, FloatTable, MaskedTable, QuotientRemainderTable
 from slimctr.training.batches import Batch, TensorSplit
 from slimctr.training.checkpoint import EpochRecord, FitState, read_checkpoint, write_checkpoint
 from slimctr.training.config import TrainConfig
@@ -164,7 +164,7 @@ def train_step(
         tables = [*model.tables, *(model.wide or ())]
         weights = [table.weight for table in tables if isinstance(table, FloatTable)]
         for table in tables:
-            weights += table.parameters() if isinstance(table, QuotientRemainderTable) else []
+            weights += table.parameters() if isinstance(table, QuotientRemainderTable | MaskedTable) else []
         for rows in [*(weight for weight in weights if weight.requires_grad), *read_rows]:
             rows.grad.add_(rows.detach(), alpha=config.embedding_l2)
     nn.utils.clip_grad_norm_([*model.parameters(), *read_rows], config.clip_norm)

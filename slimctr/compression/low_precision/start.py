@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from slimctr.compression.factors import with_parts
 from slimctr.compression.low_precision.integer_training import step_floor
 from slimctr.compression.low_precision.rounding import Rounder
-from slimctr.compression.method import Settings
+from slimctr.compression.method import Settings, not_float
 from slimctr.networks import (
     CtrModel,
     FloatTable,
@@ -58,8 +58,8 @@ class LowPrecisionSettings(Settings):
 
 def low_precision_objection(spec: ModelSpec, config: LowPrecisionSettings) -> str | None:
     """Say why the tables of a model may not be trained in low precision."""
-    if any(table.kind != "float" for table in (*spec.tables, *spec.wide)):
-        return "its tables are quantized already, and a second grid would only add error"
+    if reason := not_float(spec, ", and a second grid would only add error", wide=True):
+        return reason
     if config.start == "fresh" and any(layer.kind != "linear" for layer in spec.layers):
         return "its MLP is factored, and new weights would lose that; set start=trained"
     if config.start == "fresh" and any(expand.kind in ("affine", "projection") for expand in spec.expands):
