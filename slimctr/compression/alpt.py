@@ -8,10 +8,11 @@ from slimctr.compression.data import CompressionData
 from slimctr.compression.low_precision.integer_method import (
     IntegerSettings,
     StepPlan,
-    integer_objection,
     train_integer_tables,
 )
+from slimctr.compression.low_precision.start import low_precision_objection
 from slimctr.compression.method import Outcome, method
+from slimctr.compression.whitening import whitened
 from slimctr.networks import CtrModel
 
 
@@ -22,13 +23,13 @@ class AlptSettings(IntegerSettings):
     step_learning_rate: Annotated[float, Field(gt=0)] = 2e-5
 
 
-@method("alpt", AlptSettings, integer_objection)
+@method("alpt", AlptSettings, low_precision_objection)
 def alpt(model: CtrModel, data: CompressionData, config: AlptSettings) -> Outcome:
     """Train as `lpt` does, and learn the steps of the rows of each batch in a second pass over it.
 
     Source: arXiv 2212.05735. Start and floor of the steps are not stated there and are ours, as is the learning
-    rate of the steps falling with that of the network.
+    rate of the steps falling with that of the network. Low-rank codes are whitened first, so that the one step of a
+    row fits all its columns.
     """
-    return train_integer_tables(
-        model, data, config, StepPlan("row", config.initial_step, config.step_learning_rate)
-    )
+    plan = StepPlan("row", config.initial_step, config.step_learning_rate)
+    return train_integer_tables(whitened(model, data.counts), data, config, plan)

@@ -28,11 +28,21 @@ def run(dataset, tmp_path_factory):
         ("lsq_plus", {}, "packed", 6),
         ("lsq_plus", {"bits": 1}, "packed", 1),
         ("feature_pca+lsq_plus", {"feature_pca": {"table_rank": 3, "epochs": 0}}, "packed", None),
+        ("feature_pca+alpt", {"alpt": {"bits": 8}}, "int8_row", None),
+        ("feature_pca+alpt", {"alpt": {"bits": 4}}, "packed", None),
+        ("svd+alpt", {"svd": {"table_rank": 3, "epochs": 0}, "alpt": {"bits": 2}}, "packed", None),
+        ("feature_pca+alpt", {"alpt": {"bits": 16}}, "float16", None),
+        ("feature_pca+ptq", {"ptq": {"bits": 4, "low_rank_scale": "row"}}, "packed", None),
     ],
 )
 def test_served_scores_are_those_of_the_run(method, settings, codec, bytes_per_row, run, dataset, tmp_path):
-    last = method.split("+")[-1]
-    settings = {**settings, last: {"epochs": 1}} if "+" in method else {**settings, "epochs": 1}
+    if "+" in method:
+        first, last = method.split("+")
+        tuned = {"epochs": 1, "start": "trained"} if last != "ptq" else {}
+        settings = {**settings, last: {**tuned, **settings.get(last, {})}}
+        settings.setdefault(first, {"table_rank": 3, "epochs": 0})
+    else:
+        settings = {**settings, "epochs": 1}
     compressed = compress(run, method, settings, None, tmp_path / "run")
     store = ModelStore(tmp_path / "store")
     version = publish_run(compressed, store, "model")

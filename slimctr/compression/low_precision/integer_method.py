@@ -13,7 +13,6 @@ from slimctr.compression.low_precision.rounding import Rounder, Rounding
 from slimctr.compression.low_precision.row_optimizers import RowOptimizerName
 from slimctr.compression.low_precision.start import (
     LowPrecisionSettings,
-    low_precision_objection,
     row_blocks,
     start_integer_table,
     with_tables,
@@ -24,7 +23,7 @@ from slimctr.compression.low_precision.stored import (
     stored_wide_table,
 )
 from slimctr.compression.method import Outcome
-from slimctr.networks import CtrModel, ModelSpec
+from slimctr.networks import CtrModel
 from slimctr.networks.integer_table import StepScope
 from slimctr.training.job import set_untrained_oov_rows
 
@@ -45,16 +44,6 @@ class StepPlan:
     scope: StepScope
     initial: float | None
     rate: float | None
-
-
-def integer_objection(spec: ModelSpec, config: IntegerSettings) -> str | None:
-    """Say why the tables of a model may not be trained as integers."""
-    if any(expand.kind == "affine" for expand in spec.expands):
-        return (
-            "its tables are of low rank, and the columns of their codes differ too much in variance for the steps "
-            "of this method; ptq and lsq_plus take a step per column"
-        )
-    return low_precision_objection(spec, config)
 
 
 def train_integer_tables(

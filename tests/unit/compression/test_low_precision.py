@@ -227,8 +227,9 @@ def test_nothing_follows_on_integer_tables(later, bits, run, tmp_path):
 @pytest.mark.parametrize(
     ("text", "settings", "reason"),
     [
-        ("feature_pca+alpt", {"alpt": {"start": "trained"}}, "ptq and lsq_plus take a step per column"),
-        ("feature_pca+lpt", {}, "ptq and lsq_plus take a step per column"),
+        ("feature_pca+lpt", {}, "alpt takes a step per row of whitened codes"),
+        ("feature_pca+lpt", {"lpt": {"start": "trained"}}, "ptq and lsq_plus take a step per column"),
+        ("feature_pca+alpt", {"feature_pca": {"mlp": False}}, "trained bases.*set start=trained"),
         (
             "feature_pca+lsq_plus",
             {"feature_pca": {"mlp": False}, "lsq_plus": {"start": "fresh"}},
