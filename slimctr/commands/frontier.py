@@ -1,7 +1,7 @@
 """`slimctr frontier`: how small a run can be made within a budget."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +23,10 @@ def frontier(
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Chains to try in all, earlier calls included.")] = 40,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the trials, one thread each.")] = 1,
+    workers: Annotated[
+        Literal["processes", "ray"],
+        typer.Option(help="What --jobs counts: processes of this machine, or tasks of a Ray cluster."),
+    ] = "processes",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 1,
     publish: Annotated[
         Path | None, typer.Option(help="Publish the recommended variant to this model store.")
@@ -39,6 +43,8 @@ def frontier(
 
     slimctr frontier --run runs/deepfm --out frontier --trials 100 --jobs 4 --publish ./models --name ctr
     --label canary
+
+    slimctr frontier --run runs/deepfm --out frontier --trials 100 --jobs 8 --workers ray
     """
     from rich.console import Console
     from rich.table import Table
@@ -63,7 +69,9 @@ def frontier(
             status.update(line[:80])
 
         try:
-            found = find_frontier(run, limits, out, data=data, trials=trials, jobs=jobs, seed=seed, tell=tell)
+            found = find_frontier(
+                run, limits, out, data=data, trials=trials, jobs=jobs, seed=seed, tell=tell, workers=workers
+            )
         except KeyboardInterrupt:
             console.print(f"stopped; the same command goes on from {out}", markup=False)
             raise typer.Exit(130) from None

@@ -9,7 +9,7 @@ from typing import Any
 
 from slimctr.frontier.budget import Budget, pareto_front
 from slimctr.frontier.report import write_report
-from slimctr.frontier.search import search
+from slimctr.frontier.search import Workers, search
 from slimctr.frontier.timing import time_together
 from slimctr.frontier.variants import Workshop
 from slimctr.scoring.resident import measure_resident
@@ -27,6 +27,7 @@ def find_frontier(
     jobs: int = 1,
     seed: int = 1,
     tell: Callable[[str], None] = lambda line: None,
+    workers: Workers = "processes",
 ) -> dict[str, Any]:
     """Search until `trials` are done, measure original and frontier in full, write the report; return what it says.
 
@@ -38,7 +39,7 @@ def find_frontier(
     workshop = Workshop(folder, run, data)
     tell("measuring the original")
     original = workshop.original()
-    done = search(folder, run, data, trials, jobs, seed, tell)
+    done = search(folder, run, data, trials, jobs, seed, tell, workers)
     variants = workshop.records()
     front = pareto_front(variants)
     recommended = budget.recommend(variants, original)

@@ -1,11 +1,13 @@
 """The search itself: trials of Optuna in one process or several, resumable from the folder."""
 
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import optuna
 import torch
@@ -13,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from slimctr.errors import CompressionError, ExportError
+from slimctr.errors import CompressionError, ConfigError, ExportError
 from slimctr.frontier.space import STARTS, suggest_chain
 from slimctr.frontier.variants import Workshop
 
@@ -22,6 +24,9 @@ TRIALS_FILE = "trials.log"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 Tell = Callable[[str], None]
+Workers = Literal["processes", "ray"]
+Share = tuple[Path, Path, Path | None, int, int]
+"""Folder, run and data of the search, trials, seed."""
 
 
 def search(
@@ -32,11 +37,13 @@ def search(
     jobs: int,
     seed: int,
     tell: Tell = lambda line: None,
+    workers: Workers = "processes",
 ) -> int:
     """Try chains until `trials` are done in `folder`, those of earlier calls included; return how many are done.
 
     Smallest artifact and highest validation AUC are sought together (multi-objective TPE). A chain that does not
-    apply to the run counts as done. `jobs` processes share the trials; each computes on one thread.
+    apply to the run counts as done. `jobs` processes, or tasks of a Ray cluster, share the trials; each computes on
+    one thread. Raises ConfigError when Ray is asked for and not installed.
     """
     study = _open_study(folder, seed)
     if not study.trials:
@@ -45,24 +52,55 @@ def search(
     left = trials - _done(study)
     if left <= 0:
         return _done(study)
-    if jobs == 1:
+    shares = [left // jobs + (place < left % jobs) for place in range(min(jobs, left))]
+    work = [(folder, run, data, share, seed + 1 + place) for place, share in enumerate(shares)]
+    if workers == "ray":
+        _on_ray(work)
+    elif jobs == 1:
         _work(folder, run, data, left, seed, tell)
     else:
-        shares = [left // jobs + (place < left % jobs) for place in range(jobs)]
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            work = [
-                pool.submit(_work, folder, run, data, share, seed + 1 + place)
-                for place, share in enumerate(shares)
-                if share
-            ]
-            for future in work:
-                try:
-                    future.result()
-                except BrokenProcessPool:
-                    raise CompressionError(
-                        "a process of the search died, perhaps for lack of memory; run again with fewer --jobs"
-                    ) from None
+        _in_processes(work)
     return _done(_open_study(folder, seed))
+
+
+def _in_processes(work: list[Share]) -> None:
+    with ProcessPoolExecutor(len(work), mp_context=get_context("spawn")) as pool:
+        for future in [pool.submit(_work, *share) for share in work]:
+            try:
+                future.result()
+            except BrokenProcessPool:
+                raise CompressionError(
+                    "a process of the search died, perhaps for lack of memory; run again with fewer --jobs"
+                ) from None
+
+
+def _on_ray(work: list[Share]) -> None:
+    """Run every share as a task of one core, on the cluster that Ray finds or on one started for this call.
+
+    A task works in this folder, under the path it has here: machines of a cluster must share it.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("--workers ray needs Ray: pip install 'slimctr[ray]'") from None
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        task = ray.remote(num_cpus=1, max_retries=0)(_work_at)
+        ray.get([task.remote(Path.cwd(), *share) for share in work])
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise CompressionError(
+            f"Ray lost a part of the search; run again with fewer --jobs: {error}"
+        ) from None
+    finally:
+        ray.shutdown()
+
+
+def _work_at(place: Path, *share: *Share) -> None:
+    os.chdir(place)
+    _work(*share)
 
 
 def _work(

@@ -1,5 +1,6 @@
 """`slimctr frontier` as a person runs it: killed, continued, read, published."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ import pytest
 from tiny_runs import tiny_dataset, tiny_run
 
 from model_store.store import ModelStore
+from slimctr.errors import ConfigError
+from slimctr.frontier.search import search
 from slimctr.scoring import Scorer
 
 
@@ -85,6 +88,43 @@ def test_two_processes_share_the_trials_and_no_variant_may_be_good_enough(run, t
     assert done.returncode == 1, done.stdout + done.stderr
     assert "no variant is within artifact_ratio>=1e+06" in done.stdout
     assert json.loads((tmp_path / "out" / "frontier.json").read_text())["recommended"] is None
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install slimctr[ray]"
+)
+def test_tasks_of_ray_share_the_trials(run, tmp_path):
+    """From another folder and with relative paths, which must mean the same to a worker."""
+    more = ("--trials", 3, "--jobs", 2, "--workers", "ray", "--budget", "auc_drop<=1")
+    relative = os.path.relpath(run.path, tmp_path)
+    done = subprocess.run(
+        [*command(run, "out", *more), "--run", relative],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "frontier.json").read_text())
+    assert found["trials"] == 3
+    assert found["recommended"] is not None
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install slimctr[ray]"
+)
+def test_what_fails_in_a_task_of_ray_is_told_as_elsewhere(run, tmp_path):
+    with pytest.raises(ConfigError, match="gone") as caught:
+        search(tmp_path, tmp_path / "gone", None, 1, 1, 1, workers="ray")
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_ray_is_asked_for_and_not_there(run, tmp_path):
+    more = ("--trials", 1, "--workers", "ray")
+    done = subprocess.run(command(run, tmp_path / "out", *more), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'slimctr[ray]'" in done.stderr
 
 
 def test_wrong_input_ends_in_one_line(run, tmp_path):
