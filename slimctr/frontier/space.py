@@ -83,7 +83,7 @@ TABLES: dict[str, Callable[[Trial, ModelSpec], Chain]] = {
 """What may be done to the tables."""
 
 KD_WEIGHTS = [0.3, 0.0]
-TRAINED = {"feature_pca", "lsq_plus", "mpe", "frequency_rule", "magnitude"}
+TRAINED = {"feature_pca", "lsq_plus", "mpe", "frequency_rule", "magnitude", "magnitude_elements"}
 """Methods that train on, and may imitate the run meanwhile."""
 LAYER_RATIOS = [None, 0.03, 0.05, 0.08, 0.12, 0.16, 0.25]
 STARTS = (
