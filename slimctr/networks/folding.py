@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from slimctr.networks.codes_fm import CodesFm
+from slimctr.networks.deepfm import DeepFm
 from slimctr.networks.expand import FrozenExpands
 from slimctr.networks.layers import PairLinear
 
@@ -23,7 +25,8 @@ def folded(model: Model) -> Model:
     - All expands become one matrix (sum of d_f, F*D) and one offset.
     - Layer 1 of the MLP is multiplied by that matrix where the backbone lets it read the embeddings, and then
       takes the stored codes: W1' = W1 M^T, w0' = w0 + W1 offset. Further inputs of layer 1 (the products of
-      IPNN) keep their columns. Interactions keep reading D-wide embeddings.
+      IPNN) keep their columns. The factorization machine of DeepFM is folded with it too (`CodesFm`); other
+      interactions keep reading D-wide embeddings.
     - A batch-norm is folded into the linear map before it, the correction for negative down-sampling into
       the bias of the head. The function is the same up to float32 rounding. Products are taken in float64.
     - With `network_bits`, the matrices of all linear maps of 256 weights or more are then rounded to codes of a
@@ -37,6 +40,11 @@ def folded(model: Model) -> Model:
     if not twin.expands.is_identity:
         matrix, offset = twin.expands.block()
         twin.expands = FrozenExpands(matrix, offset)
+        if isinstance(backbone, DeepFm):
+            twin.expands = nn.Identity()
+            backbone.interaction = CodesFm(matrix, offset, model.spec.dim)
+            backbone.head.bias += backbone.interaction.constant
+            twin.all_on_codes = True
         if backbone.mlp_reads_embeddings:
             block = backbone.mlp.blocks[0]
             block.linear = _on_codes(block.linear, matrix, offset)

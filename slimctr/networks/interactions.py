@@ -21,6 +21,14 @@ def factorization_machine(x: Tensor) -> Tensor:
     return bi_interaction(x).sum(dim=1)
 
 
+class FactorizationMachine(nn.Module):
+    """`factorization_machine` as a part of a network that export may replace by one on stored codes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, F, D) to (B,)."""
+        return factorization_machine(x)
+
+
 class CrossV1(nn.Module):
     """x_{l+1} = x_0 (w_l . x_l) + b_l + x_l (Deep & Cross Network, arXiv 1708.05123, equation 3)."""
 

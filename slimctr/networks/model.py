@@ -48,9 +48,9 @@ TensorBag = tuple[Tensor, Tensor]
 class CtrModel(nn.Module):
     """A click model in two halves: `lookup` (what the engine's kernels do) and `network` (what becomes ONNX).
 
-    `mlp_on_codes` says that layer 1 of the MLP was folded with the expands and takes the stored codes, and
-    `matrix_codes` holds codes and scales of rounded weight matrices: both belong to the twin that
-    `slimctr.networks.folding.folded` makes.
+    `mlp_on_codes` says that layer 1 of the MLP was folded with the expands and takes the stored codes,
+    `all_on_codes` that the interactions were too, and `matrix_codes` holds codes and scales of rounded weight
+    matrices: all belong to the twin that `slimctr.networks.folding.folded` makes.
     """
 
     def __init__(self, spec: ModelSpec, backbone: Backbone) -> None:
@@ -70,6 +70,7 @@ class CtrModel(nn.Module):
         self.expands: nn.Module = Expands(build_expand(expand, spec.dim) for expand in spec.expands)
         self.backbone = backbone
         self.mlp_on_codes = False
+        self.all_on_codes = False
         self.matrix_codes: dict[str, tuple[Tensor, Tensor]] = {}
         self._low_precision: list[CtrModel] = []  # no submodule: its weights follow from those of this model
         self.logit_correction = math.log(spec.negative_sampling_rate)
@@ -102,9 +103,12 @@ class CtrModel(nn.Module):
             return self._low_precision[0].network(stored)
         codes = stored[:, : self.spec.code_width]
         wide = stored[:, self.spec.code_width :] if self.spec.wide else None
-        embedded = self.expands(codes)
-        x = embedded.reshape(-1, len(self.spec.rows), self.spec.dim)
-        logit = self.backbone(x, codes if self.mlp_on_codes else embedded, wide)
+        if self.all_on_codes:
+            logit = self.backbone(codes, codes, wide)
+        else:
+            embedded = self.expands(codes)
+            x = embedded.reshape(-1, len(self.spec.rows), self.spec.dim)
+            logit = self.backbone(x, codes if self.mlp_on_codes else embedded, wide)
         if self.logit_correction:
             logit = logit + self.logit_correction
         if self.spec.calibration is not None:

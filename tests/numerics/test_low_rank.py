@@ -16,6 +16,8 @@ from slimctr.compression.factors import (
 from slimctr.compression.principal import Moments, principal_axes
 from slimctr.export.onnx_network import FoldedNetwork
 from slimctr.networks import NETWORKS, build_model, float_spec
+from slimctr.networks.codes_fm import CodesFm
+from slimctr.networks.interactions import factorization_machine
 
 
 def anisotropic(rng, rows, inputs):
@@ -154,8 +156,9 @@ def test_folded_network_is_the_same_function(network, pair):
     torch.testing.assert_close(folded, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_folding_takes_codes_into_the_mlp_and_embeddings_into_interactions():
-    model = factored("deepfm")
+@pytest.mark.parametrize(("network", "interactions"), [("dcn", (4, 6)), ("deepfm", (2 + 3 + 2 + 6,))])
+def test_folding_takes_codes_into_the_mlp_and_where_it_can_into_interactions(network, interactions):
+    model = factored(network)
     folded = FoldedNetwork(model).folded
     widths = {}
 
@@ -165,7 +168,28 @@ def test_folding_takes_codes_into_the_mlp_and_embeddings_into_interactions():
 
     folded.backbone.register_forward_pre_hook(watch)
     folded.network(torch.zeros(2, model.spec.stored_width))
-    assert widths == {"interactions": (4, 6), "mlp": 2 + 3 + 2 + 6}
+    assert widths == {"interactions": interactions, "mlp": 2 + 3 + 2 + 6}
+
+
+@pytest.mark.parametrize("bases", ["orthonormal", "any", "of low rank"])
+def test_factorization_machine_on_codes_is_that_of_the_embeddings(bases):
+    generator = torch.Generator().manual_seed(1)
+    basis = torch.randn(4, 6, 3, generator=generator)
+    if bases == "orthonormal":
+        basis = torch.linalg.qr(basis).Q
+    if bases == "of low rank":
+        basis[:, :, 2] = basis[:, :, 0] + basis[:, :, 1]
+    offset = torch.randn(24, generator=generator)
+    codes = torch.randn(50, 12, generator=generator)
+    matrix = torch.block_diag(*basis.transpose(1, 2))
+
+    folded = CodesFm(matrix, offset, dim=6)
+
+    assert (folded.gram is None) == (bases == "orthonormal")
+    embeddings = (codes @ matrix + offset).reshape(50, 4, 6)
+    torch.testing.assert_close(
+        folded(codes) + folded.constant, factorization_machine(embeddings), atol=1e-4, rtol=1e-5
+    )
 
 
 def test_folding_leaves_the_model_alone():

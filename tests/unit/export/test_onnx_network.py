@@ -24,7 +24,7 @@ def graph(small):
 
 def test_graph_has_no_needless_node(graph):
     kinds = [node.op_type for node in graph.graph.node]
-    assert kinds.count("Gemm") == 1 + 1 + 2 + 2 + 1  # expand, folded layer 1, two pairs, head
+    assert kinds.count("Gemm") == 1 + 1 + 2 + 2 + 1  # sum of the embeddings, folded layer 1, two pairs, head
     assert not {"Identity", "Dropout", "BatchNormalization", "Transpose", "Cast", "Constant"} & set(kinds)
     assert len(kinds) < 30
 
@@ -54,7 +54,8 @@ def test_initializers_are_float32(graph):
 def test_first_layer_takes_codes_and_wide_values_pass_by(graph, small):
     inputs = {tuple(tensor.dims) for tensor in graph.graph.initializer}
     assert (48, small.spec.code_width) in inputs
-    assert (small.spec.code_width, 5 * 8) in inputs
+    assert (small.spec.code_width, 8) in inputs  # the sum of the embeddings
+    assert (small.spec.code_width, 5 * 8) not in inputs
 
 
 def test_export_is_silent_and_repeatable(small, graph, recwarn, capfd):
