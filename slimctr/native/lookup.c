@@ -4,8 +4,11 @@
  * addition (the build sets -ffp-contract=off). Nothing is allocated and nothing but the output is written, so
  * calls may run side by side.
  *
- * A row is decoded in chunks of 64 elements: codes are unpacked into bytes, then bytes become floats. Both loops
- * are plain, so that the compiler vectorises them in each clone of the entry point. */
+ * Work goes block by block: the records of the next block are found and prefetched, then those of this one are
+ * decoded, so that memory and arithmetic overlap. A block is some rows of one table, or of several tables where the
+ * batch is small. A row is decoded in chunks of 64 elements: codes are unpacked into bytes, then bytes become
+ * floats. The loops are plain, so that the compiler vectorises them in each clone of the entry point; the usual
+ * widths are constants to it. */
 #include "kernels.h"
 
 #include <string.h>
@@ -17,7 +20,7 @@
 /* A helper that is not inlined would not be compiled for the clone's instruction set. */
 #define INLINE static inline __attribute__((always_inline))
 
-enum { CHUNK = 64, PREFETCH_ROWS = 8, CACHE_LINE = 64 };
+enum { CHUNK = 64, BLOCK = 64, PREFETCH_ROWS = 8, CACHE_LINE = 64 };
 enum codec { FLOAT32, FLOAT16, INT8_ROW, PLANES, STREAM, QUOTIENT_REMAINDER, MASKED_FLOAT32, MASKED_FLOAT16 };
 enum pooling { SINGLE, MEAN, SUM };
 
@@ -80,30 +83,37 @@ INLINE struct record locate(const struct table *table, int codec, int32_t id) {
                                segment->records + (quotients + row % table->divisor) * segment->record_bytes};
     }
     if (codec == MASKED_FLOAT32 || codec == MASKED_FLOAT16) return locate_masked(table, row);
-    while (row >= segment->start_row + segment->rows) segment++;
+    int place = 0;  /* counted without branches: rows of all segments come in no order */
+    for (int next = 1; next < table->segment_count; next++) place += row >= table->segments[next].start_row;
+    segment += place;
     return (struct record){segment->records + (row - segment->start_row) * segment->record_bytes, segment,
                            segment->bits, 0};
 }
 
-INLINE void prefetch(const struct table *table, int codec, int32_t id) {
-    struct record record = locate(table, codec, id);
+INLINE void prefetch(struct record record) {
     for (int64_t at = 0; at < record.segment->record_bytes; at += CACHE_LINE)
         __builtin_prefetch(record.bytes + at);
     if (record.segment->record_bytes) __builtin_prefetch(record.bytes + record.segment->record_bytes - 1);
+    if (record.remainder) __builtin_prefetch(record.remainder);
 }
 
-/* Spread the eight bits of a byte: bit i becomes the lowest bit of byte i. */
-INLINE uint64_t spread(uint8_t bits) {
-    uint64_t chosen = (bits * 0x0101010101010101u) & 0x8040201008040201u;
-    return ((chosen + 0x7f7f7f7f7f7f7f7fu) >> 7) & 0x0101010101010101u;
+/* Transpose a matrix of 8 by 8 bits, a byte to a row (Warren, Hacker's Delight, 7-3). */
+INLINE uint64_t transpose_bits(uint64_t x) {
+    uint64_t t;
+    t = (x ^ x >> 7) & 0x00aa00aa00aa00aau, x ^= t ^ t << 7;
+    t = (x ^ x >> 14) & 0x0000cccc0000ccccu, x ^= t ^ t << 14;
+    t = (x ^ x >> 28) & 0x00000000f0f0f0f0u, x ^= t ^ t << 28;
+    return x;
 }
 
+/* Eight elements are one byte of every plane; transposed, they are one byte of every element. */
 INLINE void unpack_planes(const uint8_t *record, int bits, int plane_bytes, int start, int count, uint8_t *codes) {
     for (int group = 0; group < (count + 7) / 8; group++) {
-        uint64_t eight = 0;
-        for (int plane = 0; plane < bits; plane++)
-            eight |= spread(record[plane * plane_bytes + start / 8 + group]) << plane;
-        memcpy(codes + 8 * group, &eight, sizeof eight);
+        const uint8_t *from = record + start / 8 + group;
+        uint64_t planes = 0;
+        for (int plane = 0; plane < bits; plane++) planes |= (uint64_t)from[plane * plane_bytes] << (8 * plane);
+        planes = transpose_bits(planes);
+        memcpy(codes + 8 * group, &planes, sizeof planes);
     }
 }
 
@@ -121,9 +131,10 @@ INLINE void unpack_stream(const uint8_t *record, const uint8_t *end, int bits, i
 }
 
 /* Write elements start .. start+count of one row to `out`; `start` is a multiple of CHUNK. */
-INLINE void decode_chunk(const struct table *table, struct record record, int codec, int start, int count,
+INLINE void decode_chunk(const struct table *table, struct record record, int codec, int dim, int start, int count,
                          float *restrict out) {
-    uint8_t codes[CHUNK];
+    uint8_t unpacked[CHUNK];
+    const uint8_t *codes = unpacked;
     if (codec == FLOAT32) {
         memcpy(out, record.bytes + (size_t)start * sizeof(float), (size_t)count * sizeof(float));
         return;
@@ -147,17 +158,19 @@ INLINE void decode_chunk(const struct table *table, struct record record, int co
         return;
     }
     if (codec == INT8_ROW) {
-        for (int i = 0; i < count; i++) codes[i] = record.bytes[start + i] ^ 0x80u;
+        for (int i = 0; i < count; i++) unpacked[i] = record.bytes[start + i] ^ 0x80u;
     } else if (record.bits == 0) {
         memset(out, 0, (size_t)count * sizeof(float));
         return;
     } else if (codec == PLANES) {
-        unpack_planes(record.bytes, record.bits, (table->dim + 7) / 8, start, count, codes);
+        unpack_planes(record.bytes, record.bits, (dim + 7) / 8, start, count, unpacked);
+    } else if (record.bits == 8) {
+        codes = record.bytes + start;
     } else {
-        unpack_stream(record.bytes, table->end, record.bits, start, count, codes);
+        unpack_stream(record.bytes, table->end, record.bits, start, count, unpacked);
     }
     if (table->scales) {
-        size_t at = (size_t)record.segment->scale_row * (size_t)table->dim + (size_t)start;
+        size_t at = (size_t)record.segment->scale_row * (size_t)dim + (size_t)start;
         const float *scales = table->scales + at, *minimums = table->minimums + at;
         for (int i = 0; i < count; i++) out[i] = scales[i] * (float)codes[i] + minimums[i];
     } else {
@@ -167,30 +180,23 @@ INLINE void decode_chunk(const struct table *table, struct record record, int co
     }
 }
 
-INLINE void decode_row(const struct table *table, struct record record, int codec, float *restrict out) {
-    for (int start = 0; start < table->dim; start += CHUNK) {
-        int count = table->dim - start < CHUNK ? table->dim - start : CHUNK;
-        decode_chunk(table, record, codec, start, count, out + start);
-    }
+INLINE void decode_row(const struct table *table, struct record record, int codec, int dim, float *restrict out) {
+    for (int start = 0; start < dim; start += CHUNK)
+        decode_chunk(table, record, codec, dim, start, dim - start < CHUNK ? dim - start : CHUNK, out + start);
 }
 
 INLINE void add_row(const struct table *table, struct record record, int codec, float *restrict out) {
     float chunk[CHUNK];
     for (int start = 0; start < table->dim; start += CHUNK) {
         int count = table->dim - start < CHUNK ? table->dim - start : CHUNK;
-        decode_chunk(table, record, codec, start, count, chunk);
+        decode_chunk(table, record, codec, table->dim, start, count, chunk);
         for (int i = 0; i < count; i++) out[start + i] += chunk[i];
     }
 }
 
-INLINE void lookup_single(const struct table *table, int codec, const int32_t *ids, int64_t batch, int64_t singles,
-                          float *out, int64_t width) {
-    ids += table->source;
-    out += table->column;
-    for (int64_t row = 0; row < batch; row++, out += width) {
-        if (row + PREFETCH_ROWS < batch) prefetch(table, codec, ids[(row + PREFETCH_ROWS) * singles]);
-        decode_row(table, locate(table, codec, ids[row * singles]), codec, out);
-    }
+INLINE void decode_rows(const struct table *table, const struct record *found, int64_t rows, int codec, int dim,
+                        float *restrict out, int64_t width) {
+    for (int64_t row = 0; row < rows; row++) decode_row(table, found[row], codec, dim, out + row * width);
 }
 
 /* Rows are added in the order of the bag, starting from the first; an empty bag reads as zeros. */
@@ -204,9 +210,9 @@ INLINE void lookup_bag(const struct table *table, int codec, const struct bag *b
             continue;
         }
         for (int32_t at = first; at < stop; at++) {
-            if (at + PREFETCH_ROWS < bag->count) prefetch(table, codec, bag->values[at + PREFETCH_ROWS]);
+            if (at + PREFETCH_ROWS < bag->count) prefetch(locate(table, codec, bag->values[at + PREFETCH_ROWS]));
             if (at == first)
-                decode_row(table, locate(table, codec, bag->values[at]), codec, out);
+                decode_row(table, locate(table, codec, bag->values[at]), codec, table->dim, out);
             else
                 add_row(table, locate(table, codec, bag->values[at]), codec, out);
         }
@@ -225,25 +231,70 @@ static int well_formed(const struct bag *bag, int64_t batch) {
 }
 
 /* One instance per codec, so that the choice of codec leaves the inner loops. */
-#define LOOKUP(codec)                                                                          \
-    if (table->pooling == SINGLE)                                                              \
-        lookup_single(table, codec, ids, batch, singles, out, width);                          \
-    else                                                                                       \
-        lookup_bag(table, codec, &bags[table->source], batch, out, width);                     \
-    break
+#define FOR_CODEC(table, statement)                                     \
+    switch ((enum codec)(table)->codec) {                               \
+        case FLOAT32: statement(FLOAT32); break;                        \
+        case FLOAT16: statement(FLOAT16); break;                        \
+        case INT8_ROW: statement(INT8_ROW); break;                      \
+        case PLANES: statement(PLANES); break;                          \
+        case STREAM: statement(STREAM); break;                          \
+        case QUOTIENT_REMAINDER: statement(QUOTIENT_REMAINDER); break;  \
+        case MASKED_FLOAT32: statement(MASKED_FLOAT32); break;          \
+        case MASKED_FLOAT16: statement(MASKED_FLOAT16); break;          \
+    }
+
+/* Find the records of rows start .. start+rows of tables first .. stop, one table after the other. */
+INLINE void find_block(const struct table *tables, int64_t first, int64_t stop, const int32_t *ids, int64_t rows,
+                       int64_t singles, struct record *found) {
+    for (int64_t index = first; index < stop; index++, found += rows) {
+        const struct table *table = &tables[index];
+        if (table->pooling != SINGLE) continue;
+        for (int64_t row = 0; row < rows; row++) {
+            found[row] = locate(table, table->codec, ids[row * singles + table->source]);
+            prefetch(found[row]);
+        }
+    }
+}
+
+#define DECODE(codec)                                                              \
+    switch (table->dim) {                                                          \
+        case 1: decode_rows(table, found, rows, codec, 1, to, width); break;       \
+        case 8: decode_rows(table, found, rows, codec, 8, to, width); break;       \
+        case 16: decode_rows(table, found, rows, codec, 16, to, width); break;     \
+        case 32: decode_rows(table, found, rows, codec, 32, to, width); break;     \
+        default: decode_rows(table, found, rows, codec, table->dim, to, width);    \
+    }
+
+INLINE void decode_block(const struct table *tables, int64_t first, int64_t stop, const struct record *found,
+                         int64_t rows, float *out, int64_t width) {
+    for (int64_t index = first; index < stop; index++, found += rows) {
+        const struct table *table = &tables[index];
+        float *to = out + table->column;
+        if (table->pooling == SINGLE) FOR_CODEC(table, DECODE)
+    }
+}
+
+#define POOL(codec) lookup_bag(table, codec, &bags[table->source], batch, out, width)
 
 SLIMCTR_CLONES
-static void lookup_table(const struct table *table, const int32_t *ids, const struct bag *bags, int64_t batch,
-                         int64_t singles, float *out, int64_t width) {
-    switch ((enum codec)table->codec) {
-        case FLOAT32: LOOKUP(FLOAT32);
-        case FLOAT16: LOOKUP(FLOAT16);
-        case INT8_ROW: LOOKUP(INT8_ROW);
-        case PLANES: LOOKUP(PLANES);
-        case STREAM: LOOKUP(STREAM);
-        case QUOTIENT_REMAINDER: LOOKUP(QUOTIENT_REMAINDER);
-        case MASKED_FLOAT32: LOOKUP(MASKED_FLOAT32);
-        case MASKED_FLOAT16: LOOKUP(MASKED_FLOAT16);
+static void lookup_tables(const struct table *tables, int64_t table_count, const int32_t *ids, int64_t batch,
+                          int64_t singles, const struct bag *bags, float *out, int64_t width) {
+    struct record found[2][BLOCK];
+    int64_t most_rows = batch < BLOCK ? batch : BLOCK, step = most_rows ? BLOCK / most_rows : 1;
+    for (int64_t start = 0; start < batch; start += most_rows) {
+        int64_t rows = batch - start < most_rows ? batch - start : most_rows;
+        const int32_t *some = ids + start * singles;
+        find_block(tables, 0, step < table_count ? step : table_count, some, rows, singles, found[0]);
+        for (int64_t first = 0, turn = 0; first < table_count; first += step, turn ^= 1) {
+            int64_t next = first + step < table_count ? first + step : table_count;
+            int64_t stop = next + step < table_count ? next + step : table_count;
+            find_block(tables, next, stop, some, rows, singles, found[turn ^ 1]);
+            decode_block(tables, first, next, found[turn], rows, out + start * width, width);
+        }
+    }
+    for (int64_t index = 0; index < table_count; index++) {
+        const struct table *table = &tables[index];
+        if (table->pooling != SINGLE) FOR_CODEC(table, POOL)
     }
 }
 
@@ -254,8 +305,7 @@ SLIMCTR_API int32_t slimctr_lookup(const struct table *tables, int64_t table_cou
                                    float *out, int64_t width) {
     for (int64_t bag = 0; bag < bag_count; bag++)
         if (!well_formed(&bags[bag], batch)) return (int32_t)bag + 1;
-    for (int64_t index = 0; index < table_count; index++)
-        lookup_table(&tables[index], ids, bags, batch, singles, out, width);
+    lookup_tables(tables, table_count, ids, batch, singles, bags, out, width);
     return 0;
 }
 

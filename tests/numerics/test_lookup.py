@@ -1,5 +1,7 @@
 """The lookup kernel against naive loops: every codec, width, layout and scale, bit for bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from reference_tables import int8_row_table, pack_row, packed_table, pool, unpack_row
@@ -204,3 +206,26 @@ def test_a_matrix_wider_than_the_kernel_counts_is_refused():
         table = StoredTable("stream", np.zeros(0, np.uint8), segments, rows=3, dim=1, column=column, source=0)
         with pytest.raises(ValueError, match="wide"):
             TableLookup([table], 2**32)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3, 63, 64, 65, 200])
+def test_many_tables_are_read_in_blocks_of_any_shape(batch):
+    """Blocks hold several tables where the batch is small and some rows of one where it is large."""
+    rng = np.random.default_rng(batch)
+    tables, values, column = [], [], 0
+    for source, dim in enumerate(DIMS * 9):
+        if source % 3 == 0:
+            rows = rng.normal(size=(ROWS, dim)).astype(np.float32)
+            table = whole(rows, "float32", dim)
+        else:
+            layout = ("planes", "stream")[source % 2]
+            packing = packed_table(rng, {6: 10, 8: 20, 0: 5, 1: 25}, dim, layout, "segment")
+            table, rows = packed(packing, layout, dim), packing.values
+        tables.append(replace(table, source=source, column=column))
+        values.append(rows)
+        column += dim
+    ids = rng.integers(-1, ROWS + 1, (batch, len(tables)), dtype=np.int32)
+    known = np.where((ids < 0) | (ids >= ROWS), 0, ids)
+    expected = np.concatenate([rows[known[:, i]] for i, rows in enumerate(values)], axis=1)
+
+    np.testing.assert_array_equal(TableLookup(tables, column)(ids, []), expected)
