@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL_SOURCES := setup.py $(wildcard slimctr/native/*.c slimctr/native/*.h)
 
-.PHONY: help demo test install check unit reproduce clean
+.PHONY: help demo test install check unit reproduce bench-engine clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -34,6 +34,14 @@ reproduce: .venv/.test  ## measure every figure of docs/results/compression.md a
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compression run --plan $(PLAN) $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compression speed --plan $(PLAN)
 	$(BIN)/python -m benchmarks.compression tables --plan $(PLAN) $(if $(filter full,$(PLAN)),--report $(REPORT))
+
+bench-engine: .venv/.bench  ## time the engine beside torch and FBGEMM, write docs/results/engine.md; takes ten minutes
+	$(BIN)/python -m benchmarks.engine $(ARGS)
+
+.venv/.bench: .venv/.test
+	@# It names no torch of its own and takes the one that is there; without it the comparison leaves it out.
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt fbgemm-gpu-cpu
+	@touch $@
 
 .venv/.base: constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "slimctr needs Python 3.11 or newer: make PYTHON=..."'
