@@ -90,10 +90,12 @@ INLINE struct record locate(const struct table *table, int codec, int32_t id) {
                            segment->bits, 0};
 }
 
+/* Without branches for records of a cache line or less, which may straddle two. */
 INLINE void prefetch(struct record record) {
-    for (int64_t at = 0; at < record.segment->record_bytes; at += CACHE_LINE)
-        __builtin_prefetch(record.bytes + at);
-    if (record.segment->record_bytes) __builtin_prefetch(record.bytes + record.segment->record_bytes - 1);
+    int64_t bytes = record.segment->record_bytes;
+    __builtin_prefetch(record.bytes);
+    for (int64_t at = CACHE_LINE; at < bytes; at += CACHE_LINE) __builtin_prefetch(record.bytes + at);
+    __builtin_prefetch(record.bytes + bytes - (bytes > 0));
     if (record.remainder) __builtin_prefetch(record.remainder);
 }
 
@@ -106,12 +108,20 @@ INLINE uint64_t transpose_bits(uint64_t x) {
     return x;
 }
 
-/* Eight elements are one byte of every plane; transposed, they are one byte of every element. */
-INLINE void unpack_planes(const uint8_t *record, int bits, int plane_bytes, int start, int count, uint8_t *codes) {
+/* Eight elements are one byte of every plane; transposed, they are one byte of every element. Rows of at most eight
+ * elements are read at once: widths change from row to row, and a loop over planes would be mispredicted. */
+INLINE void unpack_planes(const uint8_t *record, const uint8_t *end, int bits, int plane_bytes, int start, int count,
+                          uint8_t *codes) {
     for (int group = 0; group < (count + 7) / 8; group++) {
         const uint8_t *from = record + start / 8 + group;
         uint64_t planes = 0;
-        for (int plane = 0; plane < bits; plane++) planes |= (uint64_t)from[plane * plane_bytes] << (8 * plane);
+        if (plane_bytes == 1 && end - from >= (ptrdiff_t)sizeof planes) {
+            memcpy(&planes, from, sizeof planes);
+            planes &= ~(~(uint64_t)0 << 4 * bits << 4 * bits);
+        } else {
+            for (int plane = 0; plane < bits; plane++)
+                planes |= (uint64_t)from[plane * plane_bytes] << (8 * plane);
+        }
         planes = transpose_bits(planes);
         memcpy(codes + 8 * group, &planes, sizeof planes);
     }
@@ -159,11 +169,13 @@ INLINE void decode_chunk(const struct table *table, struct record record, int co
     }
     if (codec == INT8_ROW) {
         for (int i = 0; i < count; i++) unpacked[i] = record.bytes[start + i] ^ 0x80u;
+    } else if (codec == PLANES && dim <= 8 && table->scales) {
+        unpack_planes(record.bytes, table->end, record.bits, 1, start, count, unpacked);
     } else if (record.bits == 0) {
         memset(out, 0, (size_t)count * sizeof(float));
         return;
     } else if (codec == PLANES) {
-        unpack_planes(record.bytes, record.bits, (dim + 7) / 8, start, count, unpacked);
+        unpack_planes(record.bytes, table->end, record.bits, (dim + 7) / 8, start, count, unpacked);
     } else if (record.bits == 8) {
         codes = record.bytes + start;
     } else {
@@ -172,7 +184,8 @@ INLINE void decode_chunk(const struct table *table, struct record record, int co
     if (table->scales) {
         size_t at = (size_t)record.segment->scale_row * (size_t)dim + (size_t)start;
         const float *scales = table->scales + at, *minimums = table->minimums + at;
-        for (int i = 0; i < count; i++) out[i] = scales[i] * (float)codes[i] + minimums[i];
+        int is_stored = codec != PLANES || dim > 8 || record.bits;  /* a choice of values, not of ways */
+        for (int i = 0; i < count; i++) out[i] = is_stored ? scales[i] * (float)codes[i] + minimums[i] : 0.0f;
     } else {
         const uint8_t *tail = record.bytes + record.segment->record_bytes - 4;
         float scale = half_to_float(load_u16(tail)), minimum = half_to_float(load_u16(tail + 2));
