@@ -9,7 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from slimctr.compression.principal import Array, Axes, Moments, principal_axes, second_moment
-from slimctr.networks import CtrModel, ExpandSpec, LayerSpec, ModelSpec, TableSpec, build_model
+from slimctr.networks import (
+    Affine,
+    CtrModel,
+    ExpandSpec,
+    FloatTable,
+    LayerSpec,
+    ModelSpec,
+    TableSpec,
+    build_model,
+)
 
 Pair = Literal["pair_linear", "pair_relu"]
 
@@ -131,6 +140,21 @@ def rebuild(
             _float32(layer.b2),
         )
     return model_of(with_parts(spec, tables=table_specs, expands=expands, layers=layer_specs), state)
+
+
+def make_bases_orthonormal(model: CtrModel) -> None:
+    """Turn the axes of every affine expand over a float table, in place, until they are orthonormal again.
+
+    Training moves them; the table takes up the turn, so that embeddings stay what they are up to float32 rounding. The
+    factorization machine on stored codes (slimctr/networks/codes_fm.py) then needs no Gram matrix.
+    """
+    for table, expand in zip(model.tables, model.expands, strict=True):
+        if isinstance(expand, Affine) and isinstance(table, FloatTable):
+            axes, turn = np.linalg.qr(expand.basis.detach().double().numpy())
+            signs = np.where(np.diag(turn) < 0, -1.0, 1.0)
+            codes = table.weight.detach().double().numpy() @ (signs[:, None] * turn).T
+            expand.basis.data.copy_(_float32(axes * signs))
+            table.weight.data.copy_(_float32(codes))
 
 
 def with_parts(spec: ModelSpec, **parts: object) -> ModelSpec:

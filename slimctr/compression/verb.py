@@ -11,6 +11,7 @@ import torch
 
 from slimctr import quality
 from slimctr.compression.data import CompressionData, data_of_run
+from slimctr.compression.factors import make_bases_orthonormal
 from slimctr.compression.method import Settings
 from slimctr.compression.recipes import Step, chain
 from slimctr.compression.report import REPORT_FILE, Candidate, build_report, model_bytes
@@ -86,6 +87,7 @@ def _apply(
     if tuned := fine_tune(outcome.model, step.config, data):
         history += tuned.history
         statistics |= {"valid_auc_before": tuned.auc_before, "kept_epoch": tuned.kept_epoch}
+        make_bases_orthonormal(outcome.model)
     record = MethodStep(
         method=step.method.name,
         settings=step.config.model_dump(mode="json"),

@@ -7,6 +7,7 @@ import torch
 from slimctr.compression.factors import (
     TableFactors,
     factor_table,
+    make_bases_orthonormal,
     output_pca_layer,
     rebuild,
     shifted_above_zero,
@@ -190,6 +191,23 @@ def test_factorization_machine_on_codes_is_that_of_the_embeddings(bases):
     torch.testing.assert_close(
         folded(codes) + folded.constant, factorization_machine(embeddings), atol=1e-4, rtol=1e-5
     )
+
+
+def test_bases_are_made_orthonormal_without_moving_an_embedding():
+    model = factored("deepfm")
+    stored_rows = [torch.arange(rows) for rows in model.spec.rows]
+    before = [
+        (t(ids) @ e.block()[0] + e.block()[1]).detach()
+        for t, e, ids in zip(model.tables, model.expands, stored_rows, strict=True)
+    ]
+    assert FoldedNetwork(model).folded.backbone.interaction.gram is not None
+
+    make_bases_orthonormal(model)
+
+    assert FoldedNetwork(model).folded.backbone.interaction.gram is None
+    for table, expand, ids, expected in zip(model.tables, model.expands, stored_rows, before, strict=True):
+        matrix, offset = expand.block()
+        torch.testing.assert_close(table(ids) @ matrix + offset, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_folding_leaves_the_model_alone():
