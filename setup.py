@@ -29,7 +29,7 @@ setup(
         Extension(
             "slimctr.native._kernels",
             sources=["slimctr/native/lookup.c", "slimctr/native/keys.c"],
-            depends=["slimctr/native/kernels.h", "slimctr/native/masked.h"],
+            depends=["slimctr/native/kernels.h", "slimctr/native/codes.h", "slimctr/native/masked.h"],
             extra_compile_args=[
                 "-O3",
                 "-std=c11",
