@@ -29,5 +29,5 @@ def test_the_demo_trains_compresses_publishes_serves_and_compares(tmp_path, free
     assert all(line.payload_bytes < lines[0].payload_bytes for line in lines[1:])
     printed = capsys.readouterr().out
     assert "/dashboard" in printed
-    assert re.search(rf"served by the experiment: {RECIPES[-1]} [\d,]+ rows, {ORIGINAL} [\d,]+ rows", printed)
+    assert re.search(rf"served by the experiment: {ORIGINAL} [\d,]+ rows, {RECIPES[-1]} [\d,]+ rows", printed)
     assert "without torch" in printed
