@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL_SOURCES := setup.py $(wildcard slimctr/native/*.c slimctr/native/*.h)
 
-.PHONY: help demo test install check unit reproduce bench-engine clean
+.PHONY: help demo test install check unit reproduce bench-engine bench-serving clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -42,6 +42,11 @@ bench-engine: .venv/.bench  ## time the engine beside torch and FBGEMM, write do
 	@# It names no torch of its own and takes the one that is there; without it the comparison leaves it out.
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt fbgemm-gpu-cpu
 	@touch $@
+
+ROUNDS ?= 3
+bench-serving: .venv/.test  ## measure docs/results/serving.md again (needs wrk, two cores, fifteen minutes)
+	for round in $$(seq $(ROUNDS)); do $(BIN)/python -m benchmarks.serving run --round $$round $(ARGS) || exit 1; done
+	$(BIN)/python -m benchmarks.serving report
 
 .venv/.base: constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "slimctr needs Python 3.11 or newer: make PYTHON=..."'

@@ -1,0 +1,1 @@
+"""Model servers of others, each to be run in a virtual environment of its own."""

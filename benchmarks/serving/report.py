@@ -1,0 +1,159 @@
+"""docs/results/serving.md from the records: medians over rounds, one table per number of rows."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+
+from benchmarks.serving.model import IDS
+from benchmarks.serving.servers import CONFIGS
+
+OURS = "slimctr"
+FORMS = {
+    "columns": "JSON columns",
+    "rows": "JSON rows",
+    "binary": "binary tensors",
+    "ids": "JSON row ids",
+    "oip_json": "JSON tensors",
+}
+CONTROLS = ("empty", "empty_parsed")
+Cell = tuple[str, str, int, int]
+
+
+def report(records: list[dict]) -> str:
+    """Markdown of all records."""
+    loads: dict[Cell, list[dict]] = defaultdict(list)
+    for record in records:
+        if record["kind"] == "load":
+            loads[record["server"], record["form"], record["rows"], record["connections"]].append(record)
+    cells = {cell: _medians(found) for cell, found in loads.items()}
+    engine = {
+        rows: statistics.median(
+            r["rows_per_s"] for r in records if r["kind"] == "engine" and r["rows"] == rows
+        )
+        for rows in sorted({r["rows"] for r in records if r["kind"] == "engine"})
+    }
+    parts = [_head(records), _verdicts(cells, engine)]
+    parts += [_table(cells, engine, rows) for rows in sorted({cell[2] for cell in cells})]
+    parts.append(_servers([record for record in records if record["kind"] == "server"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _medians(found: list[dict]) -> dict[str, float]:
+    keys = ("requests_per_s", "p50_ms", "p99_ms", "failed")
+    return {key: statistics.median(record[key] for record in found) for key in keys}
+
+
+def _head(records: list[dict]) -> str:
+    rounds = len({record["round"] for record in records})
+    machines = ", ".join(sorted({record["machine"] for record in records}))
+    dates = sorted(record["date"] for record in records)
+    revisions = ", ".join(sorted({record["revision"] for record in records}))
+    versions = ", ".join(f"{name} {version}" for name, version in records[-1]["versions"].items())
+    return (
+        "# The whole service over loopback\n\n"
+        f"Made by `make bench-serving` out of `benchmarks/results/serving.jsonl`: {machines}, {dates[0]} to "
+        f"{dates[-1]} UTC, revision {revisions}; {versions}. Medians of {rounds} rounds; other work may have run on "
+        "the machine, so compare within a table only.\n\n"
+        f"DeepFM, 39 fields, {IDS:,} ids, 16 wide, layers 400-400-400 (`benchmarks/large_models.py`, seed 0). Each "
+        "server is one process with one compute thread (LitServe and MLServer start helpers), all of it pinned to one "
+        "core; wrk runs on the other with one thread, keep-alive, closed loop, cycling distinct bodies. All servers are "
+        "up at once and are loaded in turn, cell by cell. The plain services and the model servers score the float "
+        "model and get row ids; ours gets raw text values in JSON (which it looks up in the vocabulary) and row ids in "
+        "binary. Scores of every server were compared with torch or the engine before the load."
+    )
+
+
+def _table(cells: dict[Cell, dict[str, float]], engine: dict[int, float], rows: int) -> str:
+    counts = sorted({cell[3] for cell in cells if cell[2] == rows})
+    lines = [
+        f"## {rows:,} row{'s' if rows > 1 else ''} per request",
+        "",
+        f"Requests/s · p50 ms · p99 ms. The engine alone, in process, one thread: {engine[rows]:,.0f} rows/s.",
+        "",
+        "| server | body | " + " | ".join(f"{n} connection{'s' if n > 1 else ''}" for n in counts) + " |",
+        "|---|---|" + "---|" * len(counts),
+    ]
+    for server, form in dict.fromkeys(cell[:2] for cell in cells if cell[2] == rows):
+        found = [cells.get((server, form, rows, count)) for count in counts]
+        lines.append(f"| {server} | {FORMS[form]} | " + " | ".join(map(_shown, found)) + " |")
+    return "\n".join(lines)
+
+
+def _shown(cell: dict[str, float] | None) -> str:
+    if cell is None:
+        return "–"
+    failed = f" ({cell['failed']:.0f} failed)" if cell["failed"] else ""
+    return f"{_short(cell['requests_per_s'])} · {_short(cell['p50_ms'])} · {_short(cell['p99_ms'])}{failed}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _verdicts(cells: dict[Cell, dict[str, float]], engine: dict[int, float]) -> str:
+    lines = ["## Read at a glance", "", "| question | answer |", "|---|---|"]
+    for form in ("columns", "rows"):
+        ours, empty = cells.get((OURS, form, 1, 1)), cells.get(("empty", form, 1, 1))
+        if ours and empty:
+            lines.append(
+                f"| p50 of one row at 1 connection, {FORMS[form]}, against an empty FastAPI route with the same body "
+                f"| {ours['p50_ms']:.3f} against {empty['p50_ms']:.3f} ms: {ours['p50_ms'] / empty['p50_ms']:.2f}x |"
+            )
+    for form in ("binary", "columns", "rows"):
+        best = max((_rate(cells, OURS, form, 1000)), default=0.0)
+        if best and 1000 in engine:
+            lines.append(
+                f"| share of the engine's own rows/s that 1,000-row requests reach, {FORMS[form]} "
+                f"| {1000 * best / engine[1000]:.0%} |"
+            )
+    peers = [name for name in CONFIGS if name not in (OURS, *CONTROLS)]
+    for rows in sorted({cell[2] for cell in cells}):
+        for form in ("columns", "binary"):
+            lines += _against(cells, peers, rows, form)
+    return "\n".join(lines)
+
+
+def _against(
+    cells: dict[Cell, dict[str, float]], peers: Iterable[str], rows: int, form: str
+) -> Iterable[str]:
+    """Compare with the best peer at each number of connections."""
+    answers = []
+    for count in sorted({cell[3] for cell in cells if cell[2] == rows}):
+        ours = cells.get((OURS, form, rows, count))
+        others = {c[0]: found for c, found in cells.items() if c[0] in peers and c[2:] == (rows, count)}
+        if ours is None or not others:
+            continue
+        fastest = max(others, key=lambda name: others[name]["requests_per_s"])
+        steadiest = min(others, key=lambda name: others[name]["p99_ms"])
+        answers.append(
+            f"{count}: {ours['requests_per_s'] / others[fastest]['requests_per_s']:.1f}x the requests/s of {fastest}, "
+            f"{ours['p99_ms'] / others[steadiest]['p99_ms']:.2f}x the p99 of {steadiest}"
+        )
+    if answers:
+        yield f"| {rows:,} rows, {FORMS[form]}, by connections, against the best other server | {'; '.join(answers)} |"
+
+
+def _rate(cells: dict[Cell, dict[str, float]], server: str, form: str, rows: int) -> list[float]:
+    return [found["requests_per_s"] for cell, found in cells.items() if cell[:3] == (server, form, rows)]
+
+
+def _servers(records: list[dict]) -> str:
+    lines = [
+        "## Start and memory",
+        "",
+        "Each server alone. Ready: process start to the first scored row, files in the page cache. PSS: all its "
+        "processes, after requests of 1, 100 and 1,000 rows. Difference: largest of a score to torch or the engine.",
+        "",
+        "| server | what | ready s | PSS MB (processes) | difference |",
+        "|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(record["server"] for record in records):
+        found = [record for record in records if record["server"] == name]
+        ready, pss, difference = (
+            statistics.median(record[key] for record in found)
+            for key in ("ready_s", "pss_bytes", "score_difference")
+        )
+        scored = "–" if CONFIGS[name].scores is None else f"{difference:.1e}"
+        held = f"{pss / 2**20:.0f} ({found[-1]['processes']})"
+        lines.append(f"| {name} | {CONFIGS[name].meaning} | {ready:.2f} | {held} | {scored} |")
+    return "\n".join(lines)
