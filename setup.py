@@ -28,7 +28,7 @@ setup(
     ext_modules=[
         Extension(
             "slimctr.native._kernels",
-            sources=["slimctr/native/lookup.c", "slimctr/native/keys.c"],
+            sources=["slimctr/native/lookup.c", "slimctr/native/keys.c", "slimctr/native/json.c"],
             depends=["slimctr/native/kernels.h", "slimctr/native/codes.h", "slimctr/native/masked.h"],
             extra_compile_args=[
                 "-O3",

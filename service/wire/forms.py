@@ -1,5 +1,6 @@
 """The three ways to write a batch in `/v1`: rows, columns, slate; each encodes itself and points into itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -9,6 +10,7 @@ import orjson
 from service.errors import MAX_LISTED_FAULTS, Fault, InvalidInput
 from slimctr.errors import FeatureError, MissingField, UnknownField
 from slimctr.features import EncodedBatch, Encoder, FeatureSchema
+from slimctr.native.json_table import JsonTable
 
 Row = dict[str, Any]
 
@@ -115,8 +117,26 @@ class Slate:
         return Slate(self.context, _repair_rows(self.candidates, error, plain))
 
 
-def encode(form: Form, encoder: Encoder) -> EncodedBatch:
+@dataclass(frozen=True)
+class Scanned:
+    """Rows or columns whose values were found but not read: `read` reads them as one of the forms above."""
+
+    table: JsonTable
+    read: Callable[[], Form]
+
+    @property
+    def rows(self) -> int:
+        """Number of instances."""
+        return self.table.rows
+
+
+def encode(form: Form | Scanned, encoder: Encoder) -> EncodedBatch:
     """Return the batch; raise InvalidInput that lists every wrong value, up to 20, in the order they are found."""
+    if isinstance(form, Scanned):
+        batch = encoder.encode_json(form.table)
+        if batch is not None:
+            return batch
+        form = form.read()
     try:
         return form.encode(encoder)
     except FeatureError as error:

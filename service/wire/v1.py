@@ -12,8 +12,9 @@ import numpy.typing as npt
 import orjson
 
 from service.errors import MAX_LISTED_FAULTS, BadJson, Fault, InvalidInput, TooLarge
-from service.wire.forms import Columns, Form, Row, Rows, Slate, pointer_to
+from service.wire.forms import Columns, Form, Row, Rows, Scanned, Slate, pointer_to
 from slimctr.features import EncodedBatch
+from slimctr.native.json_table import scan_json
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -32,7 +33,7 @@ DEEPEST_VALUE = 4
 class Predict:
     """A checked request: who asks, of what, and the batch still in its own form."""
 
-    form: Form
+    form: Form | Scanned
     model: str | None
     version: int | None
     label: str | None
@@ -43,7 +44,17 @@ class Predict:
 
 def read_predict(body: bytes, max_rows: int) -> Predict:
     """Return the request in `body`; raises BadJson, InvalidInput, TooLarge."""
-    document = _read_json(body)
+    table = scan_json(body)
+    if table is None:
+        return _read_document(_read_json(body), None, max_rows)
+    start, end = table.member
+    envelope = orjson.loads(body[:start] + b"0" + body[end:])
+    scanned = Scanned(table, lambda: _read_form(orjson.loads(body), []) or Rows([]))
+    return _read_document(envelope, scanned, max_rows)
+
+
+def _read_document(document: Any, scanned: Scanned | None, max_rows: int) -> Predict:
+    """Return the request in `document`, whose table was `scanned` already or is still inside."""
     if not isinstance(document, dict):
         raise BadJson("the body must be one JSON object")
     faults = [
@@ -51,7 +62,7 @@ def read_predict(body: bytes, max_rows: int) -> Predict:
         for name in document
         if name not in MEMBERS
     ]
-    form = _read_form(document, faults)
+    form = _read_form(document, faults) if scanned is None else _check_alone(document, scanned, faults)
     version = _text(document, "version", VERSION, "a positive integer as a string", faults)
     label = _text(document, "label", MODEL_NAME, "a label name", faults)
     if version is not None and label is not None:
@@ -139,16 +150,24 @@ def _read_form(document: Row, faults: list[Fault]) -> Form | None:
     }
     reader = readers.get(tuple(given))
     if reader is None:
-        faults.append(
-            Fault(
-                "#", f"exactly one of instances, columns, or context with candidates is needed, not {given}"
-            )
-        )
+        faults.append(_one_form(given))
         return None
     form = reader(document, faults)
     if form is not None and not faults and form.rows == 0:
         faults.append(Fault(pointer_to(given[-1]), "the batch is empty; send at least one row"))
     return form
+
+
+def _check_alone(document: Row, scanned: Scanned, faults: list[Fault]) -> Scanned:
+    """Return `scanned`, after adding the fault of a document that has a second form."""
+    given = [name for name in FORMS if name in document]
+    if len(given) > 1:
+        faults.append(_one_form(given))
+    return scanned
+
+
+def _one_form(given: list[str]) -> Fault:
+    return Fault("#", f"exactly one of instances, columns, or context with candidates is needed, not {given}")
 
 
 def _read_rows(document: Row, faults: list[Fault]) -> Form | None:

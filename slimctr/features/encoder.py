@@ -1,6 +1,7 @@
 """The encoder: raw values of a batch to row ids, all fields and rows in one pass over native code."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any, Literal
 
@@ -13,13 +14,27 @@ from slimctr.features.batch import Bag, EncodedBatch
 from slimctr.features.columns import Column, TextColumn, json_name, missing_field
 from slimctr.features.schema import FeatureSchema, Field
 from slimctr.features.vocabulary import Vocabulary
+from slimctr.native.json_table import JsonTable
+from slimctr.native.keys import RUN, encode_spans
 
 Row = Mapping[str, Any]
 MAX_LISTED_NAMES = 200
+MAX_JSON_PLANS = 64
+"""Lists of names that an encoder remembers: clients send few."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _JsonPlan:
+    """How the columns of a JSON table go to fields: text keys in one native call, the rest as Python values."""
+
+    runs: NDArray[np.void]
+    columns: NDArray[np.int64]
+    keyed: frozenset[int]
+    valued: tuple[tuple[int, int | None], ...]
 
 
 class Encoder:
-    """Encodes rows, columns and slates against one schema and vocabulary; thread-safe, it keeps no state.
+    """Encodes rows, columns and slates against one schema and vocabulary; thread-safe.
 
     `unknown_fields`: whether a field that the schema does not have is an error or is ignored.
     """
@@ -35,6 +50,8 @@ class Encoder:
         self.schema = schema
         self.vocabulary = vocabulary
         self._refuse_unknown = unknown_fields == "error"
+        self._required = np.flatnonzero([field.required for field in schema.fields])
+        self._json_plans: dict[tuple[bytes, ...], _JsonPlan | None] = {}
 
     def encode_rows(self, rows: Sequence[Row]) -> EncodedBatch:
         """Encode B rows {field: value}; an absent field is missing.
@@ -86,6 +103,39 @@ class Encoder:
                 repeated.add(position)
         return self._encode(columns, len(candidates), repeated)
 
+    def encode_json(self, table: JsonTable) -> EncodedBatch | None:
+        """Encode a JSON table without making objects of its values; None when only the other methods can.
+
+        They also word what is wrong with it: an unknown or missing field, a value that no key can be.
+        """
+        plan = self._json_plan(table.names)
+        if plan is None or not table.other.isdisjoint(plan.keyed):
+            return None
+        singles = len(self.schema.single)
+        if plan.valued:
+            try:
+                batch = self._encode_valued(table, plan)
+            except FeatureError:
+                return None
+        else:
+            counts = np.zeros((2, len(self.schema.fields)), np.int64)
+            batch = EncodedBatch(np.empty((table.rows, singles), np.int32), (), counts[0], counts[1])
+        runs = plan.runs.copy()
+        runs["keys"] = table.rows
+        encode_spans(
+            self.vocabulary.key_table,
+            np.frombuffer(table.text, np.uint8),
+            table.spans,
+            plan.columns * table.column_stride,
+            table.row_stride,
+            runs,
+            batch.ids.reshape(-1),
+        )
+        fields = runs["field"]
+        batch.oov[fields] = runs["unlisted"]
+        batch.missing[fields] = runs["missing"]
+        return None if self._required.size and batch.missing[self._required].any() else batch
+
     def from_ids(
         self, ids: NDArray[Any], bags: Sequence[tuple[NDArray[Any], NDArray[Any]]] = ()
     ) -> EncodedBatch:
@@ -119,6 +169,38 @@ class Encoder:
             if field.required and missing[position]:
                 raise missing_field(field, None)
         return EncodedBatch(rows, tuple(encoded), oov, missing)
+
+    def _json_plan(self, names: tuple[bytes, ...]) -> _JsonPlan | None:
+        if names not in self._json_plans:
+            if len(self._json_plans) == MAX_JSON_PLANS:
+                self._json_plans.clear()
+            self._json_plans[names] = self._make_json_plan(names)
+        return self._json_plans[names]
+
+    def _make_json_plan(self, names: tuple[bytes, ...]) -> _JsonPlan | None:
+        given = {name.decode(): column for column, name in enumerate(names)}
+        if self._refuse_unknown and not given.keys() <= self.schema.index.keys():
+            return None
+        singles = self.schema.single
+        keyed, valued = [], []
+        for position, field in enumerate(self.schema.fields):
+            column = given.get(field.name)
+            if column is None or field.multivalued or field.bucketing is not None:
+                valued.append((position, column))
+            else:
+                run = (position, 0, singles.index(position), len(singles), 0, 0)
+                keyed.append((column, run))
+        columns = [column for column, _ in keyed]
+        runs = np.array([run for _, run in keyed], RUN)
+        return _JsonPlan(runs, np.array(columns, np.int64), frozenset(columns), tuple(valued))
+
+    def _encode_valued(self, table: JsonTable, plan: _JsonPlan) -> EncodedBatch:
+        """Encode the fields that are not text keys of the table; the ids of the others stay open."""
+        absent = {position for position, column in plan.valued if column is None}
+        assembly = Assembly(self.schema, table.rows, absent, log=False)
+        for position, column in plan.valued:
+            assembly.add(position, [None] if column is None else table.values(column))
+        return assembly.look_up(self.vocabulary)
 
     def _known_rows(self, ids: NDArray[Any], absent: NDArray[np.bool_], fields: Any) -> NDArray[np.int32]:
         inside = (ids >= 0) & (ids < self.vocabulary.rows_per_field[fields])

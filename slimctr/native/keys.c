@@ -185,3 +185,33 @@ SLIMCTR_API int64_t slimctr_encode_integers(const key_table *table, const int64_
         }
     return OK;
 }
+
+/* Rows of text keys that lie as `spans` (start, end) in `data`: key j of run i is spans[first[i] + j * stride]. Every run
+ * has as many keys. Returns OK, BAD_RUN, or the first key, counted through the runs, that leaves `data`. */
+SLIMCTR_API int64_t slimctr_encode_spans(const key_table *table, const uint8_t *data, int64_t bytes,
+                                         const int32_t *spans, int64_t span_count, const int64_t *first, int64_t stride,
+                                         key_run *runs, int64_t run_count, int32_t *out, int64_t out_size)
+{
+    uint64_t hashes[BLOCK];
+    uint8_t is_missing[BLOCK];
+    int64_t keys = run_count ? run_count * runs->keys : 0;
+    if (!runs_fit(table, runs, run_count, keys, out_size))
+        return BAD_RUN;
+    for (int64_t r = 0; r < run_count; r++) {
+        key_run *run = runs + r;
+        if (first[r] < 0 || stride < 1 || first[r] >= span_count || (run->keys - 1) * stride >= span_count - first[r])
+            return BAD_RUN;
+        const int32_t *span = spans + 2 * first[r];
+        for (int64_t done = 0; done < run->keys; done += BLOCK) {
+            int64_t n = run->keys - done < BLOCK ? run->keys - done : BLOCK;
+            for (int64_t i = 0; i < n; i++, span += 2 * stride) {
+                if (span[0] < 0 || span[1] < span[0] || span[1] > bytes)
+                    return r * run->keys + done + i;
+                hashes[i] = hash_key(data + span[0], span[1] - span[0], table->seeds[run->field]);
+                is_missing[i] = span[1] == span[0];
+            }
+            encode_block(table, run, done, n, hashes, is_missing, out);
+        }
+    }
+    return OK;
+}

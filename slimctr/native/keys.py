@@ -41,8 +41,12 @@ def _kernels() -> ctypes.CDLL:
     kernels.slimctr_hash_text.argtypes = [*text, ctypes.c_uint64, pointer]
     kernels.slimctr_encode_text.argtypes = [pointer, *text, *runs]
     kernels.slimctr_encode_integers.argtypes = [pointer, pointer, count, *runs]
-    for name in ("slimctr_hash_text", "slimctr_encode_text", "slimctr_encode_integers"):
-        getattr(kernels, name).restype = ctypes.c_int64
+    kernels.slimctr_encode_spans.argtypes = [
+        *(pointer, pointer, count, pointer, count, pointer, count),
+        *runs,
+    ]
+    for name in ("hash_text", "encode_text", "encode_integers", "encode_spans"):
+        getattr(kernels, f"slimctr_{name}").restype = ctypes.c_int64
     return kernels
 
 
@@ -106,6 +110,34 @@ def encode_integers(
     """
     address = _address(values, np.int64, len(values))
     _refuse(_kernels().slimctr_encode_integers(table.address, address, len(values), *_places(runs, out)))
+
+
+def encode_spans(
+    table: KeyTable,
+    data: NDArray[np.uint8],
+    spans: NDArray[np.int32],
+    first: NDArray[np.int64],
+    stride: int,
+    runs: NDArray[np.void],
+    out: NDArray[np.int32],
+) -> None:
+    """Write the row of every text key to `out` and the counts to `runs`, which have equally many keys.
+
+    `spans` (n, 2) are starts and ends in `data`; key j of run i is span `first[i] + j * stride`. Raises ValueError
+    when a span leaves `data` or a run leaves the spans, the fields or `out`.
+    """
+    _refuse(
+        _kernels().slimctr_encode_spans(
+            *(table.address, _address(data, np.uint8, len(data)), len(data)),
+            *(
+                _address(spans, np.int32, len(spans)),
+                len(spans),
+                _address(first, np.int64, len(runs)),
+                stride,
+            ),
+            *_places(runs, out),
+        )
+    )
 
 
 def _text(
