@@ -15,7 +15,7 @@ import slimctr
 from model_store.store import ModelStore
 from service.auth import requires
 from service.batching import Compute
-from service.context import ContextMiddleware, context_of
+from service.context import context_of
 from service.errors import (
     BAD_REQUEST,
     INVALID_INPUT,
@@ -44,6 +44,7 @@ from service.routes import (
     problems,
     reference,
 )
+from service.routes.direct import DirectApp
 from service.settings import Settings
 from service.telemetry.loop_lag import watch_loop_lag
 from service.telemetry.metrics import Metrics
@@ -62,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the application; its lifespan opens state, pool and experiments, and closes them in reverse."""
     lifecycle = Lifecycle()
     registry = Metrics()
-    app = FastAPI(
+    app = DirectApp(
         title="slimctr",
         version=slimctr.__version__,
         description=DESCRIPTION,
@@ -76,17 +77,17 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.lifecycle = lifecycle
     app.state.metrics = registry
     app.state.startup_error = None
-    app.add_middleware(ContextMiddleware, metrics=registry, lifecycle=lifecycle)
+    app.add_context(registry, lifecycle)
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _validation_problem)
     _include_routes(app)
     return app
 
 
-def _include_routes(app: FastAPI) -> None:
-    # First, because routes are tried in this order; these two authorize the request themselves.
+def _include_routes(app: DirectApp) -> None:
     predict.add_route(app.router)
     oip.add_infer_routes(app.router)
+    app.keep_direct_routes()
     for router in (health.router, problems.router, oip.health):
         app.include_router(router)
     for router in (oip.models, oip.repository, models.router, models.control):
@@ -120,12 +121,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.readiness = Readiness(app.state.lifecycle, pool)
     pool.require(running.required_versions())
     pool.start()
-    lag = asyncio.create_task(watch_loop_lag(registry.event_loop_lag_seconds))
+    watches = [
+        asyncio.create_task(watch_loop_lag(registry.event_loop_lag_seconds)),
+        asyncio.create_task(registry.tallies.flush_regularly()),
+    ]
     try:
         yield
     finally:
-        lag.cancel()
-        await asyncio.gather(lag, return_exceptions=True)
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await running.stop()
@@ -134,6 +139,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await pool.stop()
         inference.close()
         compute.close()
+        registry.tallies.flush()
 
 
 def _http_problem(request: Request, error: Exception) -> Response:

@@ -6,15 +6,16 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BadHeader, problem_kind, problem_of, problem_response
 from service.lifecycle import Lifecycle
 from service.telemetry.metrics import Metrics
+from service.telemetry.tally import Tally
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Probes, scrapes and the page are called every few seconds by machines; logging them would bury the requests.
@@ -53,6 +54,8 @@ class ContextMiddleware:
         self._app = app
         self._metrics = metrics
         self._lifecycle = lifecycle
+        # Few: the HTTP parser knows a fixed list of methods, and routes without a template share one word.
+        self._durations = cache(self._bind_duration)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -60,7 +63,9 @@ class ContextMiddleware:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
-        given = Headers(scope=scope).get("x-request-id")
+        given = next(
+            (value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None
+        )
         valid = given is None or REQUEST_ID.fullmatch(given) is not None
         context = RequestContext(
             request_id=given if given is not None and valid else new_request_id(),
@@ -74,11 +79,11 @@ class ContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = context.request_id
+                headers = [*message.get("headers", ()), (b"x-request-id", context.request_id.encode())]
                 if self._lifecycle.draining:
                     # The client opens its next connection elsewhere instead of meeting a closed one.
-                    headers["connection"] = "close"
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
             await send(message)
 
         try:
@@ -100,14 +105,16 @@ class ContextMiddleware:
             )
         self._finish(scope, context, status)
 
+    def _bind_duration(self, method: str, route: str, status: int) -> Tally:
+        histogram = self._metrics.http_server_request_duration_seconds
+        return self._metrics.tallies.of(histogram.labels(method, route, str(status)))
+
     def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:
         duration_s = time.perf_counter() - context.received_s
         if context.answered is not None:
             context.answered(duration_s)
         route = route_template(scope)
-        self._metrics.http_server_request_duration_seconds.labels(
-            scope["method"], route, str(status)
-        ).observe(duration_s)
+        self._durations(scope["method"], route, status).observe(duration_s)
         if route not in UNLOGGED_ROUTES and logger.isEnabledFor(logging.INFO):
             logger.info(
                 "request",

@@ -11,20 +11,21 @@ class VariantInstruments:
     def __init__(self, metrics: Metrics, model: str, version: int, variant: str) -> None:
         served = (model, str(version), variant)
         shown = (model, variant)
+        tally = metrics.tallies.of
         self._failures = metrics.inference_failures_total
         self._served = served
         self.in_flight = metrics.in_flight_requests.labels(model)
         self.requests = {api: metrics.inference_requests_total.labels(*served, api) for api in ("v1", "v2")}
         self.rows = metrics.inference_rows_total.labels(*served)
         self.executions = metrics.inference_executions_total.labels(*served)
-        self.request_rows = metrics.request_rows.labels(*shown)
-        self.batch_rows = metrics.batch_rows.labels(*shown)
-        self.total_s = metrics.request_duration_seconds.labels(*shown)
-        self.queue_s = metrics.queue_duration_seconds.labels(*shown)
-        self.input_s = metrics.compute_input_duration_seconds.labels(*shown)
-        self.lookup_s = metrics.embedding_lookup_duration_seconds.labels(*shown)
-        self.infer_s = metrics.compute_infer_duration_seconds.labels(*shown)
-        self.output_s = metrics.compute_output_duration_seconds.labels(*shown)
+        self.request_rows = tally(metrics.request_rows.labels(*shown))
+        self.batch_rows = tally(metrics.batch_rows.labels(*shown))
+        self.total_s = tally(metrics.request_duration_seconds.labels(*shown))
+        self.queue_s = tally(metrics.queue_duration_seconds.labels(*shown))
+        self.input_s = tally(metrics.compute_input_duration_seconds.labels(*shown))
+        self.lookup_s = tally(metrics.embedding_lookup_duration_seconds.labels(*shown))
+        self.infer_s = tally(metrics.compute_infer_duration_seconds.labels(*shown))
+        self.output_s = tally(metrics.compute_output_duration_seconds.labels(*shown))
 
     def failed(self, reason: str) -> None:
         """Count a failed request."""

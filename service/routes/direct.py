@@ -1,10 +1,15 @@
-"""A route class for the scoring paths: the handler gets the request itself, without parameter injection."""
+"""The scoring paths (POST only) without the layers of the framework: no middleware but the context, no parameter injection."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
+
+from service.context import ContextMiddleware
+from service.lifecycle import Lifecycle
+from service.telemetry.metrics import Metrics
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -15,3 +20,36 @@ class DirectRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         """Return the endpoint as it is."""
         return cast(Handler, self.endpoint)
+
+
+class DirectApp(FastAPI):
+    """FastAPI, except that requests of a direct route reach its handler through the context alone.
+
+    The framework's layers cost a small request more than its scores do; docs/performance.md has the measurement.
+    """
+
+    def add_context(self, metrics: Metrics, lifecycle: Lifecycle) -> None:
+        """Wrap every request, of direct routes and of all others, in `ContextMiddleware`."""
+        self.add_middleware(ContextMiddleware, metrics=metrics, lifecycle=lifecycle)
+        self._direct = ContextMiddleware(_call_endpoint, metrics, lifecycle)
+
+    def keep_direct_routes(self) -> None:
+        """Take the direct routes that were added so far off the framework's path."""
+        self._direct_routes = [route for route in self.router.routes if isinstance(route, DirectRoute)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or the lifespan."""
+        if scope["type"] == "http":
+            for route in self._direct_routes:
+                found = route.path_regex.match(scope["path"])
+                if found is not None and scope["method"] == "POST":
+                    scope["app"], scope["route"] = self, route
+                    scope["path_params"] = found.groupdict()
+                    await self._direct(scope, receive, send)
+                    return
+        await super().__call__(scope, receive, send)
+
+
+async def _call_endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+    response = await scope["route"].endpoint(Request(scope, receive, send))
+    await response(scope, receive, send)

@@ -13,6 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from service.telemetry.process_memory import ProportionalMemoryCollector
+from service.telemetry.tally import Tallies
 
 # Bucket bounds in seconds, rows or logits. The client's own first bound of 5 ms would hide a CTR service.
 REQUEST_SECONDS = (
@@ -45,6 +46,7 @@ class Metrics:
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         self._registry = CollectorRegistry()
         self._versioned: list[Counter | Gauge] = []
+        self.tallies = Tallies()
         self._define_requests()
         self._define_stages()
         self._define_models()
@@ -93,6 +95,7 @@ class Metrics:
                     metric.labels(**sample.labels).set(0)
 
     def _scraped_registry(self) -> CollectorRegistry:
+        self.tallies.flush()
         if not self._multiprocess:
             return self._registry
         registry = CollectorRegistry()
