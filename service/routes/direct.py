@@ -1,4 +1,4 @@
-"""The scoring paths (POST only) without the layers of the framework: no middleware but the context, no parameter injection."""
+"""The scoring paths (POST only) without the layers of the framework: only the context wraps the handler."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, cast

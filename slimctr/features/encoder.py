@@ -15,7 +15,7 @@ from slimctr.features.columns import Column, TextColumn, json_name, missing_fiel
 from slimctr.features.schema import FeatureSchema, Field
 from slimctr.features.vocabulary import Vocabulary
 from slimctr.native.json_table import JsonTable
-from slimctr.native.keys import RUN, encode_spans
+from slimctr.native.keys import SpanColumns, encode_spans
 
 Row = Mapping[str, Any]
 MAX_LISTED_NAMES = 200
@@ -27,8 +27,7 @@ MAX_JSON_PLANS = 64
 class _JsonPlan:
     """How the columns of a JSON table go to fields: text keys in one native call, the rest as Python values."""
 
-    runs: NDArray[np.void]
-    columns: NDArray[np.int64]
+    keys: SpanColumns
     keyed: frozenset[int]
     valued: tuple[tuple[int, int | None], ...]
 
@@ -51,7 +50,7 @@ class Encoder:
         self.vocabulary = vocabulary
         self._refuse_unknown = unknown_fields == "error"
         self._required = np.flatnonzero([field.required for field in schema.fields])
-        self._json_plans: dict[tuple[bytes, ...], _JsonPlan | None] = {}
+        self._json_plans: dict[bytes, _JsonPlan | None] = {}
 
     def encode_rows(self, rows: Sequence[Row]) -> EncodedBatch:
         """Encode B rows {field: value}; an absent field is missing.
@@ -111,30 +110,21 @@ class Encoder:
         plan = self._json_plan(table.names)
         if plan is None or not table.other.isdisjoint(plan.keyed):
             return None
-        singles = len(self.schema.single)
+        counts = np.zeros((2, len(self.schema.fields)), np.int64)
         if plan.valued:
             try:
-                batch = self._encode_valued(table, plan)
+                valued = self._encode_valued(table, plan)
             except FeatureError:
                 return None
+            ids, bags = valued.ids, valued.bags
+            counts[:] = valued.missing, valued.oov
         else:
-            counts = np.zeros((2, len(self.schema.fields)), np.int64)
-            batch = EncodedBatch(np.empty((table.rows, singles), np.int32), (), counts[0], counts[1])
-        runs = plan.runs.copy()
-        runs["keys"] = table.rows
-        encode_spans(
-            self.vocabulary.key_table,
-            np.frombuffer(table.text, np.uint8),
-            table.spans,
-            plan.columns * table.column_stride,
-            table.row_stride,
-            runs,
-            batch.ids.reshape(-1),
-        )
-        fields = runs["field"]
-        batch.oov[fields] = runs["unlisted"]
-        batch.missing[fields] = runs["missing"]
-        return None if self._required.size and batch.missing[self._required].any() else batch
+            ids, bags = np.empty((table.rows, len(self.schema.single)), np.int32), ()
+        encode_spans(self.vocabulary.key_table, table, plan.keys, ids, counts)
+        missing, oov = counts
+        if self._required.size and missing[self._required].any():
+            return None
+        return EncodedBatch(ids, bags, oov, missing)
 
     def from_ids(
         self, ids: NDArray[Any], bags: Sequence[tuple[NDArray[Any], NDArray[Any]]] = ()
@@ -170,29 +160,25 @@ class Encoder:
                 raise missing_field(field, None)
         return EncodedBatch(rows, tuple(encoded), oov, missing)
 
-    def _json_plan(self, names: tuple[bytes, ...]) -> _JsonPlan | None:
+    def _json_plan(self, names: bytes) -> _JsonPlan | None:
         if names not in self._json_plans:
             if len(self._json_plans) == MAX_JSON_PLANS:
                 self._json_plans.clear()
             self._json_plans[names] = self._make_json_plan(names)
         return self._json_plans[names]
 
-    def _make_json_plan(self, names: tuple[bytes, ...]) -> _JsonPlan | None:
-        given = {name.decode(): column for column, name in enumerate(names)}
+    def _make_json_plan(self, names: bytes) -> _JsonPlan | None:
+        given = {name: column for column, name in enumerate(names.decode().split('"')[:-1])}
         if self._refuse_unknown and not given.keys() <= self.schema.index.keys():
             return None
-        singles = self.schema.single
         keyed, valued = [], []
         for position, field in enumerate(self.schema.fields):
             column = given.get(field.name)
             if column is None or field.multivalued or field.bucketing is not None:
                 valued.append((position, column))
             else:
-                run = (position, 0, singles.index(position), len(singles), 0, 0)
-                keyed.append((column, run))
-        columns = [column for column, _ in keyed]
-        runs = np.array([run for _, run in keyed], RUN)
-        return _JsonPlan(runs, np.array(columns, np.int64), frozenset(columns), tuple(valued))
+                keyed.append((position, column, self.schema.single.index(position)))
+        return _JsonPlan(SpanColumns(keyed), frozenset(column for _, column, _ in keyed), tuple(valued))
 
     def _encode_valued(self, table: JsonTable, plan: _JsonPlan) -> EncodedBatch:
         """Encode the fields that are not text keys of the table; the ids of the others stay open."""

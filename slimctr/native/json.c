@@ -14,6 +14,7 @@
 #define OK (-1)
 #define NOT_READ (-2)
 #define MAX_COLUMNS 1024
+#define MAX_NAME_BYTES 32768
 #define MAX_DEPTH 8
 #define MAX_DIGITS 15 /* an integer of more may be beyond what JSON readers agree on */
 #define MAX_FINITE_DIGITS 300
@@ -28,12 +29,14 @@ typedef struct {
     int64_t member_start, member_end; /* the value of "columns" or "instances" */
     int64_t by_rows;                  /* 1: value of row r, column c at r * columns + c; 0: at c * rows + r */
     int64_t rows, columns;
+    int64_t name_bytes, other_columns;
 } table;
 
 typedef struct {
     const uint8_t *text, *end;
-    span *names, *values;
+    span names[MAX_COLUMNS];
     uint8_t *other; /* (MAX_COLUMNS) whether a column holds anything but strings, integers and null */
+    span *values;
     int64_t capacity, searches;
 } reader;
 
@@ -278,11 +281,28 @@ static const uint8_t *read_rows(reader *r, const uint8_t *p, table *t)
     }
 }
 
-/* Fill `t`, `names` and `other` (MAX_COLUMNS each) and `values` (capacity). Returns OK or NOT_READ. */
-SLIMCTR_API int64_t slimctr_scan_json(const uint8_t *text, int64_t bytes, table *t, span *names, uint8_t *other,
+/* Write the names, each with a quote behind it, to `out` and count them and the columns with other values. */
+static int finish(const reader *r, table *t, uint8_t *out)
+{
+    for (int64_t c = 0; c < t->columns; c++) {
+        int64_t length = r->names[c].end - r->names[c].start;
+        if (t->name_bytes + length + 1 > MAX_NAME_BYTES)
+            return NOT_READ;
+        memcpy(out + t->name_bytes, r->text + r->names[c].start, (size_t)length);
+        out[t->name_bytes + length] = '"';
+        t->name_bytes += length + 1;
+        t->other_columns += r->other[c];
+    }
+    return OK;
+}
+
+/* Fill `t`, `names` (MAX_NAME_BYTES), `other` (MAX_COLUMNS) and `values` (capacity). Returns OK or NOT_READ. */
+SLIMCTR_API int64_t slimctr_scan_json(const uint8_t *text, int64_t bytes, table *t, uint8_t *names, uint8_t *other,
                                       span *values, int64_t capacity)
 {
-    reader r = {text, text + bytes, names, values, other, capacity, SEARCH_FACTOR * bytes};
+    reader r;
+    r.text = text, r.end = text + bytes, r.other = other;
+    r.values = values, r.capacity = capacity, r.searches = SEARCH_FACTOR * bytes;
     memset(t, 0, sizeof *t);
     if (bytes > INT32_MAX)
         return NOT_READ;
@@ -309,7 +329,7 @@ SLIMCTR_API int64_t slimctr_scan_json(const uint8_t *text, int64_t bytes, table 
         if (!p || (p = blank(p, r.end)) == r.end)
             return NOT_READ;
         if (*p == '}')
-            return t->rows && blank(p + 1, r.end) == r.end ? OK : NOT_READ;
+            return t->rows && blank(p + 1, r.end) == r.end ? finish(&r, t, names) : NOT_READ;
         if (*p != ',')
             return NOT_READ;
         p = blank(p + 1, r.end);

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import threading
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,13 +14,31 @@ from slimctr.native.library import library
 
 _OK = -1
 _MAX_COLUMNS = 1024
+_MAX_NAME_BYTES = 32768
 _NULL = b"null"
 
 
-class _Table(ctypes.Structure):
+class _Found(ctypes.Structure):
     _fields_ = tuple(
-        (name, ctypes.c_int64) for name in ("member_start", "member_end", "by_rows", "rows", "columns")
+        (name, ctypes.c_int64)
+        for name in (
+            *("member_start", "member_end", "by_rows", "rows", "columns"),
+            *("name_bytes", "other_columns"),
+        )
     )
+
+
+class _Scratch(threading.local):
+    """What one scan writes besides the spans; each thread has its own."""
+
+    def __init__(self) -> None:
+        self.found = _Found()
+        self.names = ctypes.create_string_buffer(_MAX_NAME_BYTES)
+        self.other = ctypes.create_string_buffer(_MAX_COLUMNS)
+        self.places = tuple(map(ctypes.addressof, (self.found, self.names, self.other)))
+
+
+_scratch = _Scratch()
 
 
 @cache
@@ -31,17 +50,17 @@ def _scan() -> Any:
     return scan
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class JsonTable:
     """The columns of a JSON table of `rows` rows.
 
     Value of row r, column c: bytes `spans[c * column_stride + r * row_stride]` (start, end) of `text`, a string
-    without its quotes; null and absent are (0, 0). `other` names the columns that hold more than strings, integers
-    and null. `member` are the bytes of the table itself in the text.
+    without its quotes; null and absent are (0, 0). `names` has a quote behind each name. `other` are the columns that
+    hold more than strings, integers and null. `member` are the bytes of the table itself in the text.
     """
 
     text: bytes
-    names: tuple[bytes, ...]
+    names: bytes
     rows: int
     spans: NDArray[np.int32]
     column_stride: int
@@ -72,23 +91,22 @@ def scan_json(text: bytes) -> JsonTable | None:
     # Every value but the last has a comma behind it; as many again may be absent from their rows.
     capacity = 2 * text.count(b",") + 1
     spans = np.empty((capacity, 2), np.int32)
-    names = np.empty((_MAX_COLUMNS, 2), np.int32)
-    other = np.empty(_MAX_COLUMNS, np.uint8)
-    table = _Table()
-    status = _scan()(
-        *(text, len(text), ctypes.addressof(table), names.ctypes.data),
-        *(other.ctypes.data, spans.ctypes.data, capacity),
-    )
-    if status != _OK:
+    scratch = _scratch
+    if _scan()(text, len(text), *scratch.places, spans.ctypes.data, capacity) != _OK:
         return None
-    columns, rows = table.columns, table.rows
+    found = scratch.found
+    columns, rows = found.columns, found.rows
     return JsonTable(
         text=text,
-        names=tuple([text[start:end] for start, end in names[:columns].tolist()]),
+        names=ctypes.string_at(scratch.names, found.name_bytes),
         rows=rows,
         spans=spans[: rows * columns],
-        column_stride=1 if table.by_rows else rows,
-        row_stride=columns if table.by_rows else 1,
-        other=frozenset(np.flatnonzero(other[:columns]).tolist()),
-        member=(table.member_start, table.member_end),
+        column_stride=1 if found.by_rows else rows,
+        row_stride=columns if found.by_rows else 1,
+        other=_others(ctypes.string_at(scratch.other, columns)) if found.other_columns else frozenset(),
+        member=(found.member_start, found.member_end),
     )
+
+
+def _others(flags: bytes) -> frozenset[int]:
+    return frozenset(column for column, flag in enumerate(flags) if flag)

@@ -186,32 +186,41 @@ SLIMCTR_API int64_t slimctr_encode_integers(const key_table *table, const int64_
     return OK;
 }
 
-/* Rows of text keys that lie as `spans` (start, end) in `data`: key j of run i is spans[first[i] + j * stride]. Every run
- * has as many keys. Returns OK, BAD_RUN, or the first key, counted through the runs, that leaves `data`. */
+/* Where the keys of one field lie and where their rows go. */
+typedef struct {
+    int64_t field, column, out_start;
+} span_column;
+
+/* Rows of `rows` text keys of each column: key j is data[spans[at][0] .. spans[at][1]-1], at = column * column_stride +
+ * j * row_stride; its row goes to out[out_start + j * out_stride]. Counts go to missing[field] and unlisted[field].
+ * Returns OK, BAD_RUN, or the first key, counted through the columns, that leaves `data`. */
 SLIMCTR_API int64_t slimctr_encode_spans(const key_table *table, const uint8_t *data, int64_t bytes,
-                                         const int32_t *spans, int64_t span_count, const int64_t *first, int64_t stride,
-                                         key_run *runs, int64_t run_count, int32_t *out, int64_t out_size)
+                                         const int32_t *spans, int64_t span_count, int64_t column_stride,
+                                         int64_t row_stride, int64_t rows, const span_column *columns,
+                                         int64_t column_count, int32_t *out, int64_t out_stride, int64_t out_size,
+                                         int64_t *missing, int64_t *unlisted)
 {
     uint64_t hashes[BLOCK];
     uint8_t is_missing[BLOCK];
-    int64_t keys = run_count ? run_count * runs->keys : 0;
-    if (!runs_fit(table, runs, run_count, keys, out_size))
-        return BAD_RUN;
-    for (int64_t r = 0; r < run_count; r++) {
-        key_run *run = runs + r;
-        if (first[r] < 0 || stride < 1 || first[r] >= span_count || (run->keys - 1) * stride >= span_count - first[r])
+    for (int64_t c = 0; c < column_count; c++) {
+        key_run run = {columns[c].field, rows, columns[c].out_start, out_stride, 0, 0};
+        int64_t first = columns[c].column * column_stride;
+        if (!runs_fit(table, &run, 1, rows, out_size) || first < 0 || row_stride < 1 || first >= span_count ||
+            (rows - 1) * row_stride >= span_count - first)
             return BAD_RUN;
-        const int32_t *span = spans + 2 * first[r];
-        for (int64_t done = 0; done < run->keys; done += BLOCK) {
-            int64_t n = run->keys - done < BLOCK ? run->keys - done : BLOCK;
-            for (int64_t i = 0; i < n; i++, span += 2 * stride) {
+        const int32_t *span = spans + 2 * first;
+        for (int64_t done = 0; done < rows; done += BLOCK) {
+            int64_t n = rows - done < BLOCK ? rows - done : BLOCK;
+            for (int64_t i = 0; i < n; i++, span += 2 * row_stride) {
                 if (span[0] < 0 || span[1] < span[0] || span[1] > bytes)
-                    return r * run->keys + done + i;
-                hashes[i] = hash_key(data + span[0], span[1] - span[0], table->seeds[run->field]);
+                    return c * rows + done + i;
+                hashes[i] = hash_key(data + span[0], span[1] - span[0], table->seeds[run.field]);
                 is_missing[i] = span[1] == span[0];
             }
-            encode_block(table, run, done, n, hashes, is_missing, out);
+            encode_block(table, &run, done, n, hashes, is_missing, out);
         }
+        missing[run.field] = run.missing;
+        unlisted[run.field] = run.unlisted;
     }
     return OK;
 }

@@ -1,12 +1,14 @@
 """Signatures and checked numpy wrappers of the key kernels; `keys.c` is normative for hash and probe."""
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from slimctr.native.json_table import JsonTable
 from slimctr.native.library import library
 
 MISSING = int(np.iinfo(np.int64).min)
@@ -42,8 +44,8 @@ def _kernels() -> ctypes.CDLL:
     kernels.slimctr_encode_text.argtypes = [pointer, *text, *runs]
     kernels.slimctr_encode_integers.argtypes = [pointer, pointer, count, *runs]
     kernels.slimctr_encode_spans.argtypes = [
-        *(pointer, pointer, count, pointer, count, pointer, count),
-        *runs,
+        *(pointer, ctypes.c_char_p, count, pointer, count, count, count, count, pointer, count),
+        *(pointer, count, count, pointer, pointer),
     ]
     for name in ("hash_text", "encode_text", "encode_integers", "encode_spans"):
         getattr(kernels, f"slimctr_{name}").restype = ctypes.c_int64
@@ -112,30 +114,30 @@ def encode_integers(
     _refuse(_kernels().slimctr_encode_integers(table.address, address, len(values), *_places(runs, out)))
 
 
-def encode_spans(
-    table: KeyTable,
-    data: NDArray[np.uint8],
-    spans: NDArray[np.int32],
-    first: NDArray[np.int64],
-    stride: int,
-    runs: NDArray[np.void],
-    out: NDArray[np.int32],
-) -> None:
-    """Write the row of every text key to `out` and the counts to `runs`, which have equally many keys.
+class SpanColumns:
+    """Which columns of a JSON table hold text keys of which field, and where their rows go."""
 
-    `spans` (n, 2) are starts and ends in `data`; key j of run i is span `first[i] + j * stride`. Raises ValueError
-    when a span leaves `data` or a run leaves the spans, the fields or `out`.
+    def __init__(self, columns: Sequence[tuple[int, int, int]]) -> None:
+        """Take (field, column of the table, column of the ids) of each."""
+        self._array = np.array(columns, np.int64).reshape(-1, 3)
+        self.address, self.count = self._array.ctypes.data, len(columns)
+
+
+def encode_spans(
+    table: KeyTable, keys: JsonTable, columns: SpanColumns, ids: NDArray[np.int32], counts: NDArray[np.int64]
+) -> None:
+    """Write the row of every key of `columns` to `ids` (B, S), and its counts to `counts` (2, F): missing, unlisted.
+
+    Raises ValueError when a span leaves the text or a column leaves the spans, the fields or the ids.
     """
+    rows, singles = ids.shape
+    fields = counts.shape[1]
+    place = _address(counts, np.int64, 2)
     _refuse(
         _kernels().slimctr_encode_spans(
-            *(table.address, _address(data, np.uint8, len(data)), len(data)),
-            *(
-                _address(spans, np.int32, len(spans)),
-                len(spans),
-                _address(first, np.int64, len(runs)),
-                stride,
-            ),
-            *_places(runs, out),
+            *(table.address, keys.text, len(keys.text), _address(keys.spans, np.int32, len(keys.spans))),
+            *(len(keys.spans), keys.column_stride, keys.row_stride, rows, columns.address, columns.count),
+            *(_address(ids, np.int32, rows), singles, ids.size, place, place + 8 * fields),
         )
     )
 
