@@ -61,14 +61,20 @@ class _Waiting:
     variant: str
     enqueued_s: float
     deadline_s: float
-    answer: asyncio.Future[Scored]
     logits: FloatRow
-    timer: asyncio.TimerHandle | None = None
+    outcome: Scored | BaseException | None = None
+    answer: asyncio.Future[None] | None = None
     taken: int = 0
     done: int = 0
     started_s: float = 0.0
     lookup_s: float = 0.0
     infer_s: float = 0.0
+
+    def settle(self, outcome: Scored | BaseException) -> None:
+        """Keep what became of the request and wake whoever waits."""
+        self.outcome = outcome
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(None)
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,11 @@ class Compute:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="slimctr-compute")
         self._turns: deque[BatchQueue] = deque()
         self._scheduled = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and no queue waits for its turn."""
+        return self._running == 0 and not self._turns
 
     @property
     def busy(self) -> bool:
@@ -197,23 +208,41 @@ class BatchQueue:
         self.check_room(rows)
         if now >= deadline_s:
             raise DeadlineExceeded("the deadline passed before the request was queued")
-        loop = asyncio.get_running_loop()
-        request = _Waiting(
-            batch, rows, variant, now, deadline_s, loop.create_future(), logits=np.empty(rows, np.float32)
-        )
-        request.timer = loop.call_later(deadline_s - now, self._expire, request)
+        request = _Waiting(batch, rows, variant, now, deadline_s, np.empty(rows, np.float32))
         self._waiting.append(request)
         self.waiting_rows += rows
+        try:
+            if self._fits_here():
+                await asyncio.sleep(0)  # requests that the loop reads in this turn join the batch
+                if request.outcome is None and self._fits_here() and (execution := self.take()):
+                    execution.run()
+                    self.finish(execution)
+            if request.outcome is None:
+                await self._executed(request)
+        finally:
+            self._withdraw(request)
+        if isinstance(request.outcome, Scored):
+            return request.outcome
+        raise request.outcome or RuntimeError("the batch gave no scores")
+
+    def _fits_here(self) -> bool:
+        """Whether all that waits is scored on the loop sooner than a thread could take it."""
+        return self.waiting_rows <= self.inline_rows and not self.offered and self.compute.idle
+
+    async def _executed(self, request: _Waiting) -> None:
+        """Wait until the executor has scored the request or its deadline has passed."""
+        loop = asyncio.get_running_loop()
+        request.answer = loop.create_future()
+        timer = loop.call_later(request.deadline_s - self.clock(), self._expire, request)
         if self.offered or self.compute.busy:  # else it runs in this very turn of the loop
             self._announce()
         if not self.offered:
             self.offered = True
             self.compute.offer(self)
         try:
-            return await request.answer
+            await request.answer
         finally:
-            request.timer.cancel()
-            self._withdraw(request)
+            timer.cancel()
 
     def take(self) -> _Execution | None:
         """Remove the next batch from the queue; None when only expired requests waited."""
@@ -257,9 +286,9 @@ class BatchQueue:
         at = 0
         for part in execution.parts:
             request = part.request
-            if not request.answer.done():
+            if request.outcome is None:
                 if execution.logits is None:
-                    request.answer.set_exception(execution.error or RuntimeError("the batch gave no scores"))
+                    request.settle(execution.error or RuntimeError("the batch gave no scores"))
                 else:
                     request.logits[part.start : part.start + part.rows] = execution.logits[
                         at : at + part.rows
@@ -269,18 +298,14 @@ class BatchQueue:
                     request.done += part.rows
                     if request.done == request.rows:
                         queue_s = request.started_s - request.enqueued_s
-                        request.answer.set_result(
-                            Scored(request.logits, queue_s, request.lookup_s, request.infer_s)
-                        )
+                        request.settle(Scored(request.logits, queue_s, request.lookup_s, request.infer_s))
             at += part.rows
 
     def _expire(self, request: _Waiting) -> None:
         self._withdraw(request)
-        if not request.answer.done():
+        if request.outcome is None:
             state = "computed" if request.taken else "queued"
-            request.answer.set_exception(
-                DeadlineExceeded(f"the deadline passed while {request.rows} rows were {state}")
-            )
+            request.settle(DeadlineExceeded(f"the deadline passed while {request.rows} rows were {state}"))
 
     def _withdraw(self, request: _Waiting) -> None:
         if request.taken < request.rows and request in self._waiting:

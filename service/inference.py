@@ -208,6 +208,8 @@ class Inference:
             input_s=answer.input_s,
             infer_s=compute_s,
         )
+        if self._experiments.spec is None:
+            return
         self._experiments.record(
             ScoredRequest(
                 request_id=request_id,

@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import uvicorn
@@ -110,18 +110,54 @@ def listening_socket(settings: Settings) -> Generator[socket.socket, None, None]
 
     Connections wait in its queue from now on, rather than being refused until the application has started.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((settings.host, settings.port))
-            listener.listen(BACKLOG)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
-                "choose another host or port, or end the process that has it"
-            ) from error
+    with _bound(settings, settings.port) as listener:
+        _listen(listener, settings)
         yield listener
+
+
+@contextmanager
+def listening_sockets(settings: Settings) -> Generator[list[socket.socket], None, None]:
+    """Bind one socket per worker to the same address, as `listening_socket` does.
+
+    The kernel spreads connections over them by address. On a single socket the worker that wakes first takes most
+    connections, and long-lived ones stay with it.
+    """
+    with _bound(settings, settings.port) as first:  # without sharing: fails when another service has the port
+        _listen(first, settings)
+        port = first.getsockname()[1]
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(_bound(settings, port, share=True)) for _ in range(settings.workers)]
+        for listener in sockets:
+            _listen(listener, settings)
+        yield sockets
+
+
+def _bound(settings: Settings, port: int, share: bool = False) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if share:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        bound.bind((settings.host, port))
+    except OSError as error:
+        bound.close()
+        raise _unusable(settings, error) from error
+    return bound
+
+
+def _listen(bound: socket.socket, settings: Settings) -> None:
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        raise _unusable(settings, error) from error
+
+
+def _unusable(settings: Settings, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
+        "choose another host or port, or end the process that has it"
+    )
 
 
 def address_of(listener: socket.socket) -> str:

@@ -1,4 +1,4 @@
-"""Runs several server processes on one listening socket and replaces those that die."""
+"""Runs several server processes on one address and replaces those that die."""
 
 import logging
 import multiprocessing
@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
@@ -17,7 +18,7 @@ from types import FrameType
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.experiments.errors import ExperimentError
-from service.server import address_of, listening_socket, serve_on
+from service.server import address_of, listening_sockets, serve_on
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 from slimctr.errors import ConfigError
@@ -35,24 +36,25 @@ def serve_workers(settings: Settings) -> int:
     configure_logging(settings.log_level)
     with (
         tempfile.TemporaryDirectory(prefix="slimctr-metrics-") as metrics_folder,
-        listening_socket(settings) as listener,
+        listening_sockets(settings) as listeners,
     ):
         # Read by the metrics client when a worker imports it; a fresh folder knows nothing of earlier runs.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_folder
-        return Supervisor(settings, listener).run()
+        return Supervisor(settings, listeners).run()
 
 
 class Supervisor:
     """Starts the workers, passes signals on, replaces the dead, waits for the last.
 
-    A worker that ends before it ever served ends the service: the next one would fail for the same reason.
+    Each worker has a listening socket of its own, which its replacement inherits. A worker that ends before it ever
+    served ends the service: the next one would fail for the same reason.
     """
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, listeners: Sequence[socket.socket]) -> None:
         self._settings = settings
-        self._listener = listener
+        self._listeners = listeners
         self._spawn = multiprocessing.get_context("spawn")
-        self._workers: dict[BaseProcess, Event] = {}
+        self._workers: dict[BaseProcess, tuple[Event, socket.socket]] = {}
         self._refusals: SimpleQueue[str] = self._spawn.SimpleQueue()
         self._status = 0
         self._stopping = False
@@ -61,10 +63,10 @@ class Supervisor:
         """Run until every worker has ended; return the exit status, or raise ConfigError for a refusal."""
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self._pass_on)
-        logger.info("workers share one address", extra={"detail": address_of(self._listener)})
-        for _ in range(self._settings.workers):
+        logger.info("workers share one address", extra={"detail": address_of(self._listeners[0])})
+        for listener in self._listeners:
             if not self._stopping:
-                self._start()
+                self._start(listener)
         while self._workers:
             wait([process.sentinel for process in self._workers])
             for process in [process for process in self._workers if not process.is_alive()]:
@@ -73,20 +75,20 @@ class Supervisor:
             raise ConfigError(self._refusals.get())
         return self._status
 
-    def _start(self) -> None:
+    def _start(self, listener: socket.socket) -> None:
         served = self._spawn.Event()
         process = self._spawn.Process(
             target=run_worker,
-            args=(self._settings, self._listener, served, self._refusals),
+            args=(self._settings, listener, served, self._refusals),
             name="slimctr-worker",
         )
         process.start()
-        self._workers[process] = served
+        self._workers[process] = served, listener
         if self._stopping:  # the signal came while the worker was not listed yet
             self._pass_on(signal.SIGTERM, None)
 
     def _ended(self, process: BaseProcess) -> None:
-        served = self._workers.pop(process)
+        served, listener = self._workers.pop(process)
         process.join()
         if process.pid is not None:
             mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
@@ -94,7 +96,7 @@ class Supervisor:
             return
         logger.error("worker ended", extra={"detail": f"pid {process.pid}, status {process.exitcode}"})
         if served.is_set():
-            self._start()
+            self._start(listener)
         else:
             self._status = STARTUP_FAILURE
             self._pass_on(signal.SIGTERM, None)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -165,6 +165,35 @@ def workers_of(service: Served) -> set[int]:
     pid = service.process.pid
     children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     return {child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()}
+
+
+def test_long_lived_connections_spread_over_the_workers(store: Path) -> None:
+    """By the kernel's hash of the addresses: that one of two workers gets all of 32 has a chance of 2 ** -31."""
+    with served(store, "--workers", "2", SLIMCTR_DRAIN_DELAY_S="0") as service, ExitStack() as stack:
+        url = httpx.URL(service.address())
+        while True:
+            with httpx.Client(base_url=url) as client:
+                wait_until_ready(client)
+            if len(workers_of(service)) == 2:
+                break
+        for _ in range(32):
+            connection = stack.enter_context(socket.create_connection((url.host, url.port), START_SECONDS))
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: slimctr\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        taken = {worker: established(worker, url.port) for worker in workers_of(service)}
+        assert sum(taken.values()) >= 32
+        assert min(taken.values()) > 0, taken
+        assert service.stop() == 0
+
+
+def established(pid: int, port: int) -> int:
+    """Return how many connections to `port` a process holds."""
+    held = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    fields = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        field[1].endswith(f":{port:04X}") and field[3] == "01" and f"socket:[{field[9]}]" in held
+        for field in fields
+    )
 
 
 def test_workers_share_a_port_and_their_metrics_and_the_dead_are_replaced(store: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_signal_during_the_start_of_a_worker_reaches_it_and_starts_no_other(tm
     handlers = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=3), listener)
+        supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=3), [listener] * 3)
         supervisor._spawn = context = SignalledAtStart()
         try:
             assert supervisor.run() == 0
