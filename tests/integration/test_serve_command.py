@@ -176,9 +176,13 @@ def test_long_lived_connections_spread_over_the_workers(store: Path) -> None:
                 wait_until_ready(client)
             if len(workers_of(service)) == 2:
                 break
-        for _ in range(32):
-            connection = stack.enter_context(socket.create_connection((url.host, url.port), START_SECONDS))
+        connections = [
+            stack.enter_context(socket.create_connection((url.host, url.port), START_SECONDS))
+            for _ in range(32)
+        ]
+        for connection in connections:
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: slimctr\r\n\r\n")
+        for connection in connections:
             assert connection.recv(4096).startswith(b"HTTP/1.1 200")
         taken = {worker: established(worker, url.port) for worker in workers_of(service)}
         assert sum(taken.values()) >= 32
