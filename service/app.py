@@ -1,6 +1,7 @@
 """The application: one object of each part, wired together, started and stopped in order."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -125,9 +126,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.create_task(watch_loop_lag(registry.event_loop_lag_seconds)),
         asyncio.create_task(registry.tallies.flush_regularly()),
     ]
+    # What was made so far lives as long as the process: the collector need not walk through it again.
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         for watch in watches:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)

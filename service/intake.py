@@ -2,6 +2,9 @@
 
 import asyncio
 import zlib
+from collections.abc import Coroutine, Generator
+from types import coroutine
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.types import Receive
@@ -33,13 +36,19 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding != "identity" and encoding not in WINDOW_BITS:
         raise UnsupportedMediaType(f"content encoding '{encoding}' is not read; send gzip, deflate or none")
+    reading = _read_messages(request.receive, settings.max_body_bytes)
     try:
-        async with asyncio.timeout(settings.receive_timeout_s):
-            body = await _read_messages(request.receive, settings.max_body_bytes)
-    except TimeoutError as error:
-        raise ReceiveTimeout(
-            f"the body did not arrive within {settings.receive_timeout_s} s (receive_timeout_s)"
-        ) from error
+        waits_for = reading.send(None)
+    except StopIteration as done:  # it was there already, as small bodies are: no timer is needed
+        body = cast(bytes, done.value)
+    else:
+        try:
+            async with asyncio.timeout(settings.receive_timeout_s):
+                body = await _continued(reading, waits_for)
+        except TimeoutError as error:
+            raise ReceiveTimeout(
+                f"the body did not arrive within {settings.receive_timeout_s} s (receive_timeout_s)"
+            ) from error
     if encoding == "identity":
         return body
     # Tens of megabytes take a tenth of a second: too long for the event loop.
@@ -85,6 +94,21 @@ def _check_announced_length(header: str | None, max_bytes: int) -> None:
         raise BadHeader(f"Content-Length '{header[:40]}' is not a number")
     if int(header) > max_bytes:
         raise TooLarge(f"the body of {header} bytes is above max_body_bytes ({max_bytes})")
+
+
+@coroutine
+def _continued(begun: Coroutine[Any, Any, bytes], waits_for: Any) -> Generator[Any, Any, bytes]:
+    """Await the rest of a coroutine that was begun by hand and has yielded `waits_for`."""
+    try:
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:
+                waits_for = begun.throw(error)
+            else:
+                waits_for = begun.send(sent)
+    except StopIteration as done:
+        return cast(bytes, done.value)
 
 
 async def _read_messages(receive: Receive, max_bytes: int) -> bytes:
