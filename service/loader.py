@@ -97,11 +97,13 @@ class Loader:
             version.counts = FieldCounts.of(len(schema.fields))
 
     async def refresh_memory(self, versions: Iterable[Version]) -> None:
-        """Read again what each version holds in memory."""
+        """Read again what each READY version holds in memory."""
         for version in list(versions):
-            if version.serving is not None:
-                version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
-                self._model_metrics.memory(version)
+            if version.state is State.READY and version.serving is not None:
+                memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
+                if version.state is State.READY:  # a gauge set after an unload would stay for ever
+                    version.memory_bytes = memory_bytes
+                    self._model_metrics.memory(version)
 
     def shutdown(self) -> None:
         """End the thread."""

@@ -191,7 +191,10 @@ class Pool:
         await self._load_now({(model, number)})
 
     async def unload_model(self, model: str) -> None:
-        """Unload every version of a model, labels or not; raise UnknownName, VersionInUse for an experiment's."""
+        """Unload every version of a model, labels or not.
+
+        Raises UnknownName, VersionInUse for a model of an experiment or one that is loaded again meanwhile.
+        """
         if model not in self.models():
             raise UnknownName(f"model '{model}' is not loaded")
         if any(name == model for name, _ in self._bound):
@@ -199,7 +202,9 @@ class Pool:
         self._unloaded.add(model)
         self._asked = {key for key in self._asked if key[0] != model}
         self._reconcile()
-        await self._until(lambda: not self.known_versions(model))
+        await self._until(lambda: not self.known_versions(model) or model not in self._unloaded)
+        if model not in self._unloaded:
+            raise VersionInUse(f"model '{model}' was asked for again while it was unloaded")
 
     async def unload_version(self, model: str, number: int) -> None:
         """Unload one version after its last request; raise UnknownName, VersionInUse."""
@@ -212,7 +217,9 @@ class Pool:
             raise VersionInUse(f"a label points to model '{model}' version {number}")
         self._asked.discard(key)
         self._reconcile()
-        await self._until(lambda: key not in self._versions)
+        await self._until(lambda: key not in self._versions or key in self._wanted())
+        if key in self._wanted():
+            raise VersionInUse(f"model '{model}' version {number} was asked for again while it was unloaded")
 
     async def refresh_memory(self) -> None:
         """Read again what each version holds in memory."""
@@ -229,7 +236,7 @@ class Pool:
         await self._until(
             lambda: (
                 self._looked
-                and all(v.state in (State.READY, State.UNAVAILABLE) for v in self._versions.values())
+                and all(self._loaded(key) for key in self._versions)
             )
         )
 
@@ -340,18 +347,22 @@ class Pool:
                 del self._versions[key]
         self._asked |= keys - self._wanted()
         self._reconcile()
-        await self._until(
-            lambda: all(
-                key in self._versions and self._versions[key].state in (State.READY, State.UNAVAILABLE)
-                for key in keys
-            )
-        )
+        await self._until(lambda: all(key not in self._wanted() or self._loaded(key) for key in keys))
+        undone = sorted(keys - self._wanted())
+        if undone:
+            names = ", ".join(f"{model}/{number}" for model, number in undone)
+            raise LoadFailed(f"{names}: no longer wanted, a label moved away or an unload came meanwhile")
         failed = [
             self._versions[key] for key in sorted(keys) if self._versions[key].state is State.UNAVAILABLE
         ]
         if failed:
             self._asked -= keys
             raise LoadFailed("; ".join(f"{v.model}/{v.number}: {v.reason}" for v in failed))
+
+    def _loaded(self, key: Key) -> bool:
+        """Return whether the gates of a version are behind it."""
+        found = self._versions.get(key)
+        return found is not None and found.state in (State.READY, State.UNAVAILABLE)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():

@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from service.loader import load_result
 from service.pool import Pool
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.versions import State
+from service.versions import Serving, State
 from slimctr.errors import ParityError
 
 
@@ -303,6 +303,134 @@ def test_a_load_on_request_reports_its_failure(tmp_path: Path) -> None:
     async def test(case: Case) -> None:
         with pytest.raises(LoadFailed, match="altered"):
             await case.pool.load_version("ctr", 2)
+
+    run(tmp_path, test)
+
+
+@contextmanager
+def held_warm_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Loads stop before their warm-up until the event is set."""
+    gate, warm_up = threading.Event(), loader_module.Scorer.warm_up
+
+    def held(scorer: Any) -> None:
+        assert gate.wait(20)
+        warm_up(scorer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loader_module.Scorer, "warm_up", held)
+        try:
+            yield gate
+        finally:
+            gate.set()
+
+
+def test_a_load_that_a_label_move_undoes_ends_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path, label="canary", seed=1)
+
+    async def test(case: Case) -> None:
+        await case.pool.unload_model("ctr")
+        with held_warm_up(monkeypatch) as gate:
+            loading = asyncio.create_task(case.pool.load_model("ctr"))
+            await case.pool._until(lambda: len(case.states()) == 2)
+            case.store.set_label("ctr", "canary", 1)
+            await case.pool._look()
+            gate.set()
+            async with asyncio.timeout(20):
+                with pytest.raises(LoadFailed, match="ctr/2: no longer wanted"):
+                    await loading
+        await case.pool.settled()
+        assert case.states() == {1: State.READY}
+
+    run(tmp_path, test)
+
+
+def test_a_load_that_an_unload_undoes_ends_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path)
+
+    async def test(case: Case) -> None:
+        with held_warm_up(monkeypatch) as gate:
+            loading = asyncio.create_task(case.pool.load_version("ctr", 2))
+            await case.pool._until(lambda: 2 in case.states())
+            unloading = asyncio.create_task(case.pool.unload_version("ctr", 2))
+            async with asyncio.timeout(20):
+                with pytest.raises(LoadFailed, match="no longer wanted"):
+                    await loading
+                gate.set()
+                await unloading
+        assert case.states() == {1: State.READY}
+
+    run(tmp_path, test)
+
+
+def test_an_unload_that_a_label_move_undoes_ends_with_a_reason(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path)
+
+    async def test(case: Case) -> None:
+        await case.pool.load_version("ctr", 2)
+        leased = case.pool.version("ctr", 2)
+        leased.lease()
+        unloading = asyncio.create_task(case.pool.unload_version("ctr", 2))
+        await case.pool._until(lambda: leased.state is State.UNLOADING)
+        case.store.set_label("ctr", "canary", 2)
+        await case.pool._look()
+        async with asyncio.timeout(20):
+            with pytest.raises(VersionInUse, match="asked for again"):
+                await unloading
+        leased.release()
+        await case.pool._until(lambda: case.pool.labels("ctr").get("canary") == 2)
+        assert case.states() == {1: State.READY, 2: State.READY}
+
+    run(tmp_path, test)
+
+
+def test_a_model_that_is_loaded_again_while_it_unloads_ends_the_unload(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+
+    async def test(case: Case) -> None:
+        leased = case.pool.version("ctr", 1)
+        leased.lease()
+        unloading = asyncio.create_task(case.pool.unload_model("ctr"))
+        await case.pool._until(lambda: leased.state is State.UNLOADING)
+        loading = asyncio.create_task(case.pool.load_model("ctr"))
+        async with asyncio.timeout(20):
+            with pytest.raises(VersionInUse, match="asked for again"):
+                await unloading
+            leased.release()
+            await loading
+        assert case.states() == {1: State.READY}
+
+    run(tmp_path, test)
+
+
+def test_memory_read_while_a_version_unloads_leaves_no_gauge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path)
+    reading, gate, memory_bytes = threading.Event(), threading.Event(), Serving.memory_bytes
+
+    def slow(serving: Serving) -> dict[str, int]:
+        reading.set()
+        assert gate.wait(20)
+        return memory_bytes(serving)
+
+    async def test(case: Case) -> None:
+        await case.pool.load_version("ctr", 2)
+        assert case.value("slimctr_model_memory_bytes", version="2") is not None
+        monkeypatch.setattr(Serving, "memory_bytes", slow)
+        refreshing = asyncio.create_task(case.pool._loader.refresh_memory([case.pool.version("ctr", 2)]))
+        assert await asyncio.to_thread(reading.wait, 20)
+        await case.pool.unload_version("ctr", 2)
+        gate.set()
+        await refreshing
+        assert case.value("slimctr_model_memory_bytes", version="2") is None
 
     run(tmp_path, test)
 
