@@ -233,12 +233,7 @@ class Pool:
 
     async def settled(self) -> None:
         """Return when the labels were read and nothing is loading or unloading any more."""
-        await self._until(
-            lambda: (
-                self._looked
-                and all(self._loaded(key) for key in self._versions)
-            )
-        )
+        await self._until(lambda: self._looked and all(self._loaded(key) for key in self._versions))
 
     async def stop(self) -> None:
         """End the watch and close every version; requests must have ended."""

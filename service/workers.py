@@ -14,7 +14,9 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from types import FrameType
+from typing import NamedTuple
 
+from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.experiments.errors import ExperimentError
@@ -43,6 +45,13 @@ def serve_workers(settings: Settings) -> int:
         return Supervisor(settings, listeners).run()
 
 
+class Worker(NamedTuple):
+    """The place of a worker among the workers, which its replacement takes, and whether it ever served."""
+
+    slot: int
+    served: Event
+
+
 class Supervisor:
     """Starts the workers, passes signals on, replaces the dead, waits for the last.
 
@@ -54,7 +63,7 @@ class Supervisor:
         self._settings = settings
         self._listeners = listeners
         self._spawn = multiprocessing.get_context("spawn")
-        self._workers: dict[BaseProcess, tuple[Event, socket.socket]] = {}
+        self._workers: dict[BaseProcess, Worker] = {}
         self._refusals: SimpleQueue[str] = self._spawn.SimpleQueue()
         self._status = 0
         self._stopping = False
@@ -64,9 +73,9 @@ class Supervisor:
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self._pass_on)
         logger.info("workers share one address", extra={"detail": address_of(self._listeners[0])})
-        for listener in self._listeners:
+        for slot in range(len(self._listeners)):
             if not self._stopping:
-                self._start(listener)
+                self._start(slot)
         while self._workers:
             wait([process.sentinel for process in self._workers])
             for process in [process for process in self._workers if not process.is_alive()]:
@@ -75,28 +84,27 @@ class Supervisor:
             raise ConfigError(self._refusals.get())
         return self._status
 
-    def _start(self, listener: socket.socket) -> None:
+    def _start(self, slot: int) -> None:
         served = self._spawn.Event()
         process = self._spawn.Process(
             target=run_worker,
-            args=(self._settings, listener, served, self._refusals),
+            args=(slot, self._settings, self._listeners[slot], served, self._refusals),
             name="slimctr-worker",
         )
         process.start()
-        self._workers[process] = served, listener
+        self._workers[process] = Worker(slot, served)
         if self._stopping:  # the signal came while the worker was not listed yet
             self._pass_on(signal.SIGTERM, None)
 
     def _ended(self, process: BaseProcess) -> None:
-        served, listener = self._workers.pop(process)
+        worker = self._workers.pop(process)
         process.join()
-        if process.pid is not None:
-            mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
+        mark_process_dead(worker.slot)  # type: ignore[no-untyped-call]
         if self._stopping:
             return
         logger.error("worker ended", extra={"detail": f"pid {process.pid}, status {process.exitcode}"})
-        if served.is_set():
-            self._start(listener)
+        if worker.served.is_set():
+            self._start(worker.slot)
         else:
             self._status = STARTUP_FAILURE
             self._pass_on(signal.SIGTERM, None)
@@ -109,10 +117,11 @@ class Supervisor:
 
 
 def run_worker(
-    settings: Settings, listener: socket.socket, served: Event, refusals: "SimpleQueue[str]"
+    slot: int, settings: Settings, listener: socket.socket, served: Event, refusals: "SimpleQueue[str]"
 ) -> None:
     """Serve on the inherited socket; end with the supervisor, even when that was killed."""
     os.setpgid(0, 0)  # Ctrl-C reaches a worker once, through the supervisor
+    write_metrics_as(slot)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
@@ -121,6 +130,14 @@ def run_worker(
     except (ConfigError, ExperimentError) as error:
         refusals.put(str(error))
         sys.exit(STARTUP_FAILURE)
+
+
+def write_metrics_as(slot: int) -> None:
+    """Keep the metrics of this process in the files of `slot`, going on from what they hold.
+
+    Files named by process, the client's default, stay for ever: each restart would add some to every scrape.
+    """
+    values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 
 
 def _follow(sentinel: int) -> None:

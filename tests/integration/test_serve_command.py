@@ -200,6 +200,12 @@ def established(pid: int, port: int) -> int:
     )
 
 
+def total(exposition: str, counter: str) -> float:
+    """Return the sum of all series of a counter."""
+    lines = [line for line in exposition.splitlines() if line.startswith(f"{counter}{{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
 def test_workers_share_a_port_and_their_metrics_and_the_dead_are_replaced(store: Path) -> None:
     with served(store, "--workers", "2", SLIMCTR_DRAIN_DELAY_S="0") as service:
         url = service.address()
@@ -210,10 +216,7 @@ def test_workers_share_a_port_and_their_metrics_and_the_dead_are_replaced(store:
             response = httpx.post(f"{url}/v1/predict", json={"instances": raw_rows(1)}, timeout=20)
             answered += response.status_code == 200  # the second worker may still be loading
         exposition = httpx.get(f"{url}/metrics").text
-        counted = [
-            line for line in exposition.splitlines() if line.startswith("slimctr_inference_rows_total{")
-        ]
-        assert sum(float(line.rpartition(" ")[2]) for line in counted) == answered > 0
+        assert total(exposition, "slimctr_inference_rows_total") == answered > 0
 
         before = workers_of(service)
         victim = before.pop()
@@ -223,6 +226,8 @@ def test_workers_share_a_port_and_their_metrics_and_the_dead_are_replaced(store:
             assert httpx.get(f"{url}/livez", timeout=20).status_code == 200
         assert len(workers_of(service)) == 2
         assert before < workers_of(service)
+        exposition = httpx.get(f"{url}/metrics", timeout=20).text
+        assert total(exposition, "slimctr_inference_rows_total") == answered, "what the dead counted stays"
         assert service.stop() == 0
 
 

@@ -5,8 +5,13 @@ import socket
 import time
 from multiprocessing.context import SpawnContext
 
+import pytest
+from prometheus_client import values
+from prometheus_client.multiprocess import mark_process_dead
+
 from service.settings import Settings
-from service.workers import Supervisor
+from service.telemetry.metrics import Metrics
+from service.workers import Supervisor, write_metrics_as
 
 
 class SignalledAtStart(SpawnContext):
@@ -42,3 +47,26 @@ def test_a_signal_during_the_start_of_a_worker_reaches_it_and_starts_no_other(tm
             for sig, handler in handlers.items():
                 signal.signal(sig, handler)
     assert [child.exitcode for child in context.started] == [-signal.SIGTERM]
+
+
+@pytest.mark.promise(23)
+def test_restarted_workers_go_on_in_the_files_of_the_dead(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    files, lives = set(), 200
+    for life in range(lives):
+        write_metrics_as(life % 2)
+        metrics = Metrics()
+        metrics.shed_total.labels("deadline").inc()
+        metrics.request_rows.labels("ctr", "stable").observe(3)
+        metrics.pending_rows.labels("ctr").inc(5)
+        assert f'shed_total{{reason="deadline"}} {life + 1}.0' in metrics.render()[0].decode()
+        files.add(len(list(tmp_path.iterdir())))
+        values.ValueClass.close_all_files()
+        if life < lives - 1:
+            mark_process_dead(life % 2)
+    assert max(files) <= 12
+    samples = {sample.name: sample.value for family in metrics.collect() for sample in family.samples}
+    assert samples["slimctr_request_rows_count"] == lives
+    assert samples["slimctr_request_rows_sum"] == 3 * lives
+    assert samples["slimctr_pending_rows"] == 5, "of the dead workers nothing waits any more"
