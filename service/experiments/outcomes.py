@@ -12,6 +12,9 @@ from service.experiments.record import Exposure, Kind, Outcome, Record, RowState
 from service.experiments.sums import Cell, CellSums, Tally
 
 CLOCK_SKEW_S = 5.0
+# Outcomes that may wait for their exposure: of one request, and of all together (about 200 bytes each).
+MAX_EARLY_OF_REQUEST = 1_000
+MAX_EARLY = 100_000
 _DECIDED_AS_CLICK = {RowState.CLICKED: True, RowState.DECLINED: False, RowState.MATURED: False}
 
 
@@ -24,6 +27,7 @@ class Status(StrEnum):
     ORPHAN = "orphan"
     CONFLICT = "conflict"
     RESTATED = "restated"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,22 @@ class Verdict:
 
 
 class Ledger:
-    """Apply exposures, outcomes and maturity to the records that were loaded; remember what changed."""
+    """Apply exposures, outcomes and maturity to the records that were loaded; remember what changed.
 
-    def __init__(self, records: Mapping[str, Record], reported: Mapping[str, Outcome]) -> None:
+    `early` is how many outcomes wait in the state for their exposure.
+    """
+
+    def __init__(
+        self, records: Mapping[str, Record], reported: Mapping[str, Outcome], early: int = 0
+    ) -> None:
         self._records = dict(records)
         self._reported = dict(reported)
+        self._early = early
         self._tally = Tally()
         self.changed_records: dict[str, Record] = {}
         self.new_reports: dict[str, Outcome] = {}
         self.verdicts_of_early: list[Verdict] = []
+        self.no_longer_early: set[str] = set()
 
     def record(self, request_id: str) -> Record:
         """Return what is known of a request, an empty record when that is nothing."""
@@ -71,6 +82,7 @@ class Ledger:
             replace(record, live=exposure) if exposure.kind is Kind.LIVE else replace(record, shadow=exposure)
         )
         early, record = record.early, replace(record, early=())
+        self.no_longer_early.update(outcome.outcome_id for outcome in early)
         self._store(exposure.request_id, record)
         self.verdicts_of_early.extend(self._apply(outcome) for outcome in early)
         return True
@@ -86,13 +98,21 @@ class Ledger:
                 return Verdict(Status.CONFLICT, self._experiment_of(outcome))
         record = self.record(outcome.request_id)
         if record.exposure is None:
-            self._store(outcome.request_id, replace(record, early=(*record.early, outcome)))
-            self._remember(outcome)
-            return Verdict(Status.ORPHAN)
+            return self._keep_early(record, outcome)
         verdict = self._apply(outcome)
         if verdict.status in (Status.JOINED, Status.RESTATED, Status.LATE):
             self._remember(outcome)
         return verdict
+
+    def _keep_early(self, record: Record, outcome: Outcome) -> Verdict:
+        others = tuple(known for known in record.early if known.outcome_id != outcome.outcome_id)
+        if len(others) == len(record.early):
+            if self._early >= MAX_EARLY or len(others) >= MAX_EARLY_OF_REQUEST:
+                return Verdict(Status.REFUSED)
+            self._early += 1
+        self._store(outcome.request_id, replace(record, early=(*others, outcome)))
+        self._remember(outcome)
+        return Verdict(Status.ORPHAN)
 
     def mature(self, request_id: str, now: float) -> int:
         """Count the open rows of a request as non-clicks if their time has come; return how many."""

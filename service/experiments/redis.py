@@ -23,6 +23,7 @@ MAX_ATTEMPTS = 50
 
 _PREFIX = "slimctr:"
 _DUE = _PREFIX + "due"
+_EARLY = _PREFIX + "early"
 _CELLS = _PREFIX + "cells"
 _COUNTS = ("exposed", "declined", "rows", "clicks")
 _REALS = ("sum_p", "sum_loss", "loss_diff", "loss_diff_squared")
@@ -79,6 +80,8 @@ class RedisState:
                     values: list[bytes | None] = pipe.mget(keys)  # type: ignore[assignment]
                     bodies = dict(zip(request_ids, values, strict=False))
                     reports = dict(zip(outcome_ids, values[len(request_ids) :], strict=True))
+                    # Not watched: replicas that report at once may together pass the bound by a transaction each.
+                    early: int = pipe.zcount(_EARLY, f"({now}", "+inf")
                     ledger = Ledger(
                         {name: decode_record(body) for name, body in bodies.items() if body is not None},
                         {
@@ -86,10 +89,12 @@ class RedisState:
                             for name, body in reports.items()
                             if body is not None
                         },
+                        early,
                     )
                     result = step(ledger)
                     pipe.multi()
                     _store(pipe, ledger, now)
+                    pipe.zremrangebyscore(_EARLY, "-inf", now)
                     gone = [
                         name
                         for name, body in bodies.items()
@@ -198,10 +203,15 @@ def _cells(client: redis.Redis, experiment: str) -> list[Cell]:
 def _store(pipe: "redis.client.Pipeline", ledger: Ledger, now: float) -> None:
     for request_id, record in ledger.changed_records.items():
         pipe.set(_request_key(request_id), encode_record(record), exat=int(expires_at(record, now)) + 1)
+        if record.early:
+            expiry = expires_at(record, now)
+            pipe.zadd(_EARLY, {outcome.outcome_id: expiry for outcome in record.early})
         if record.due_at is None:
             pipe.zrem(_DUE, request_id)
         else:
             pipe.zadd(_DUE, {request_id: record.due_at})
+    if ledger.no_longer_early:
+        pipe.zrem(_EARLY, *ledger.no_longer_early)
     for outcome in ledger.new_reports.values():
         expiry = expires_at(ledger.record(outcome.request_id), now)
         pipe.set(_outcome_key(outcome.outcome_id), json.dumps(asdict(outcome)), exat=int(expiry) + 1)

@@ -30,6 +30,8 @@ CREATE INDEX IF NOT EXISTS requests_expiry ON requests (expires_at);
 CREATE TABLE IF NOT EXISTS outcomes (
     outcome_id TEXT PRIMARY KEY, expires_at REAL NOT NULL, body TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS outcomes_expiry ON outcomes (expires_at);
+CREATE TABLE IF NOT EXISTS early (outcome_id TEXT PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS early_expiry ON early (expires_at);
 CREATE TABLE IF NOT EXISTS cells (
     id INTEGER PRIMARY KEY, experiment TEXT NOT NULL, slice INTEGER NOT NULL, kind TEXT NOT NULL,
     variant TEXT NOT NULL, exposed INTEGER NOT NULL, declined INTEGER NOT NULL, rows INTEGER NOT NULL,
@@ -117,7 +119,8 @@ class SqliteState:
                 "SELECT outcome_id, body FROM outcomes WHERE outcome_id IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(outcome_ids)),),
             )
-            ledger = Ledger(records, {key: Outcome(**json.loads(body)) for key, body in reports})
+            early = connection.execute("SELECT COUNT(*) FROM early WHERE expires_at > ?", (now,)).fetchone()
+            ledger = Ledger(records, {key: Outcome(**json.loads(body)) for key, body in reports}, early[0])
             result = step(ledger)
             _store(connection, ledger, now)
         return result
@@ -181,6 +184,7 @@ class SqliteState:
         with self._transaction() as connection:
             connection.execute("DELETE FROM requests WHERE expires_at <= ?", (now,))
             connection.execute("DELETE FROM outcomes WHERE expires_at <= ?", (now,))
+            connection.execute("DELETE FROM early WHERE expires_at <= ?", (now,))
             oldest = slice_of(now - keep_slices_s - SLICE_S)
             connection.execute("DELETE FROM cells WHERE slice >= 0 AND slice < ?", (oldest,))
 
@@ -236,6 +240,17 @@ def _store(connection: sqlite3.Connection, ledger: Ledger, now: float) -> None:
                 json.dumps(asdict(outcome)),
             )
             for outcome in ledger.new_reports.values()
+        ],
+    )
+    connection.executemany(
+        "DELETE FROM early WHERE outcome_id = ?", [(name,) for name in ledger.no_longer_early]
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO early VALUES (?, ?)",
+        [
+            (outcome.outcome_id, expires_at(record, now))
+            for record in ledger.changed_records.values()
+            for outcome in record.early
         ],
     )
     for cell, delta in ledger.deltas().items():

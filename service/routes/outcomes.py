@@ -64,6 +64,7 @@ class OutcomesAnswer(BaseModel):
     orphan: int
     conflict: int
     restated: int
+    refused: int
     errors: list[ItemError]
 
 

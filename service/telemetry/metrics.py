@@ -300,7 +300,7 @@ class Metrics:
     def _define_outcomes(self) -> None:
         self.outcomes_total = self._counter(
             "outcomes_total",
-            "Outcomes by status: joined, late, orphan, duplicate, conflict, restated.",
+            "Outcomes by status: joined, late, orphan, duplicate, conflict, restated, refused.",
             "experiment",
             "status",
         )

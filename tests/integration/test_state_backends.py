@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from redis_server import redis_server
 
+from service.experiments import outcomes as rules
 from service.experiments.errors import StateUnavailable
 from service.experiments.outcomes import Ledger, Status
 from service.experiments.record import Exposure, Kind, Outcome
@@ -302,6 +303,40 @@ def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StateUnavailable, match="cannot be used"):
         state.open()
     state.close()
+
+
+def test_outcomes_without_an_exposure_are_bounded_in_number(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MAX_EARLY", 5)
+    monkeypatch.setattr(rules, "MAX_EARLY_OF_REQUEST", 3)
+    orphan, refused = Status.ORPHAN, Status.REFUSED
+    of_one = [click("r1", index % 4, name=f"r1-{index}") for index in range(5)]
+    assert report(state, *of_one) == [orphan, orphan, orphan, refused, refused]
+    assert report(state, of_one[0]) == [Status.DUPLICATE]
+    restated = replace(of_one[0], clicked=False, restate=True)
+    assert report(state, restated) == [orphan], "takes the place of what it restates"
+    assert report(state, *(click(f"u{number}", 0) for number in range(4))) == [
+        orphan,
+        orphan,
+        refused,
+        refused,
+    ]
+    # What joins makes room, and so does what is given up.
+    expose(state, exposure("r1"))
+    assert report(state, of_one[3]) == [Status.JOINED]
+    assert report(state, *(click(f"v{number}", 0) for number in range(4))) == [
+        orphan,
+        orphan,
+        orphan,
+        refused,
+    ]
+    later = NOW + EARLY_OUTCOME_KEPT_S + 1
+    assert report(state, *(click(f"w{number}", 0) for number in range(6)), now=later) == 5 * [orphan] + [
+        refused
+    ]
+    found = state.sums("e1", ALL_TIME, ALL_TIME + 1)[Kind.LIVE, "a"].quality
+    assert (found.count, found.clicks) == (4, 3)
 
 
 def test_sqlite_forgets_expired_requests_and_outcomes(tmp_path: Path) -> None:
