@@ -1,5 +1,10 @@
-"""Runs several server processes on one address and replaces those that die."""
+"""Runs several server processes on one address and replaces those that die.
 
+The workers are forked from a parent that has imported the application and does nothing with it: they share its
+pages until they write to them, and start without importing anything.
+"""
+
+import gc
 import logging
 import multiprocessing
 import os
@@ -26,6 +31,7 @@ from service.telemetry.logs import configure_logging
 from slimctr.errors import ConfigError
 
 STARTUP_FAILURE = 3
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 logger = logging.getLogger("slimctr.workers")
 
@@ -40,8 +46,11 @@ def serve_workers(settings: Settings) -> int:
         tempfile.TemporaryDirectory(prefix="slimctr-metrics-") as metrics_folder,
         listening_sockets(settings) as listeners,
     ):
-        # Read by the metrics client when a worker imports it; a fresh folder knows nothing of earlier runs.
+        # Read by the metrics of a worker when it makes them; a fresh folder knows nothing of earlier runs.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_folder
+        # What exists now is never garbage: a collection in a worker shall not write to all the pages it shares.
+        gc.collect()
+        gc.freeze()
         return Supervisor(settings, listeners).run()
 
 
@@ -62,15 +71,16 @@ class Supervisor:
     def __init__(self, settings: Settings, listeners: Sequence[socket.socket]) -> None:
         self._settings = settings
         self._listeners = listeners
-        self._spawn = multiprocessing.get_context("spawn")
+        self._processes = multiprocessing.get_context("fork")
         self._workers: dict[BaseProcess, Worker] = {}
-        self._refusals: SimpleQueue[str] = self._spawn.SimpleQueue()
+        self._refusals: SimpleQueue[str] = self._processes.SimpleQueue()
+        self._life = os.pipe()
         self._status = 0
         self._stopping = False
 
     def run(self) -> int:
         """Run until every worker has ended; return the exit status, or raise ConfigError for a refusal."""
-        for sig in (signal.SIGINT, signal.SIGTERM):
+        for sig in STOP_SIGNALS:
             signal.signal(sig, self._pass_on)
         logger.info("workers share one address", extra={"detail": address_of(self._listeners[0])})
         for slot in range(len(self._listeners)):
@@ -85,16 +95,17 @@ class Supervisor:
         return self._status
 
     def _start(self, slot: int) -> None:
-        served = self._spawn.Event()
-        process = self._spawn.Process(
+        served = self._processes.Event()
+        process = self._processes.Process(
             target=run_worker,
-            args=(slot, self._settings, self._listeners[slot], served, self._refusals),
+            args=(slot, self._life, self._settings, self._listeners[slot], served, self._refusals),
             name="slimctr-worker",
         )
+        # A signal waits until the worker is listed here, and there until it has handlers of its own.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         process.start()
         self._workers[process] = Worker(slot, served)
-        if self._stopping:  # the signal came while the worker was not listed yet
-            self._pass_on(signal.SIGTERM, None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _ended(self, process: BaseProcess) -> None:
         worker = self._workers.pop(process)
@@ -117,19 +128,35 @@ class Supervisor:
 
 
 def run_worker(
-    slot: int, settings: Settings, listener: socket.socket, served: Event, refusals: "SimpleQueue[str]"
+    slot: int,
+    life: tuple[int, int],
+    settings: Settings,
+    listener: socket.socket,
+    served: Event,
+    refusals: "SimpleQueue[str]",
 ) -> None:
-    """Serve on the inherited socket; end with the supervisor, even when that was killed."""
+    """Serve on the inherited socket; end with the supervisor, even when that was killed.
+
+    `life` is a pipe whose writing end only the supervisor keeps open.
+    """
     os.setpgid(0, 0)  # Ctrl-C reaches a worker once, through the supervisor
+    take_signals()
+    read_end, write_end = life
+    os.close(write_end)
+    threading.Thread(target=_follow, args=(read_end,), daemon=True).start()
     write_metrics_as(slot)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
     try:
         serve_on(listener, settings, served.set)
     except (ConfigError, ExperimentError) as error:
         refusals.put(str(error))
         sys.exit(STARTUP_FAILURE)
+
+
+def take_signals() -> None:
+    """Let stop signals end this process, as before the supervisor took and then blocked them."""
+    for sig in STOP_SIGNALS:
+        signal.signal(sig, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def write_metrics_as(slot: int) -> None:
@@ -140,6 +167,6 @@ def write_metrics_as(slot: int) -> None:
     values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 
 
-def _follow(sentinel: int) -> None:
-    wait([sentinel])
+def _follow(life: int) -> None:
+    wait([life])
     os.kill(os.getpid(), signal.SIGTERM)

@@ -30,6 +30,8 @@ def serve(
 
     Example: slimctr serve --store ./models --experiment experiment.yaml --port 8080
     """
+    # numpy would start its linear algebra's threads, which nothing here uses and no fork may find.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given: dict[str, Any] = {
         "store": store,
         "experiment": experiment,

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from slimctr.errors import EngineError
 from slimctr.scoring.onnx_file import check_onnx
@@ -20,6 +19,9 @@ class NetworkRuntime:
 
     def __init__(self, data: bytes, width: int, opset: int, threads: int = 1) -> None:
         """Check and load `data`; raise EngineError when it is not the network that the format allows."""
+        # Imported here: it starts a thread, and a parent of workers must have none when it forks them.
+        import onnxruntime
+
         check_onnx(data, opset)
         try:
             self._session: Any = onnxruntime.InferenceSession(
@@ -46,6 +48,8 @@ class NetworkRuntime:
 
 
 def _session_options(threads: int) -> Any:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -163,8 +163,7 @@ def test_ctrl_c_stops_without_the_drain_delay(store: Path) -> None:
 def workers_of(service: Served) -> set[int]:
     """Return the process ids of the workers."""
     pid = service.process.pid
-    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return {child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()}
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def test_long_lived_connections_spread_over_the_workers(store: Path) -> None:
@@ -229,6 +228,28 @@ def test_workers_share_a_port_and_their_metrics_and_the_dead_are_replaced(store:
         exposition = httpx.get(f"{url}/metrics", timeout=20).text
         assert total(exposition, "slimctr_inference_rows_total") == answered, "what the dead counted stays"
         assert service.stop() == 0
+
+
+def test_workers_end_when_their_parent_was_killed(store: Path) -> None:
+    with served(store, "--workers", "2", SLIMCTR_DRAIN_DELAY_S="0") as service:
+        with httpx.Client(base_url=service.address()) as client:
+            wait_until_ready(client)
+        workers = workers_of(service)
+        assert len(workers) == 2
+        service.process.kill()
+        # A worker whose parent is gone is reaped by the system, and its directory vanishes.
+        deadline = time.monotonic() + START_SECONDS
+        while any(running(worker) for worker in workers):
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.05)
+
+
+def running(pid: int) -> bool:
+    """Return whether a process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -3,7 +3,7 @@ import os
 import signal
 import socket
 import time
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import ForkContext
 
 import pytest
 from prometheus_client import values
@@ -11,10 +11,16 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.workers import Supervisor, write_metrics_as
+from service.workers import Supervisor, take_signals, write_metrics_as
 
 
-class SignalledAtStart(SpawnContext):
+def sleep() -> None:
+    """Stand in for a worker."""
+    take_signals()
+    time.sleep(60)
+
+
+class SignalledAtStart(ForkContext):
     """Starts real child processes that sleep; at the first start the supervisor itself gets its SIGTERM."""
 
     def __init__(self) -> None:
@@ -22,10 +28,10 @@ class SignalledAtStart(SpawnContext):
         self.started: list[multiprocessing.Process] = []
 
     def Process(self, **ignored: object) -> multiprocessing.Process:  # noqa: N802 - its name in multiprocessing
-        child = super().Process(target=time.sleep, args=(600,))
+        child = super().Process(target=sleep)
 
         def start_and_signal() -> None:
-            del child.start  # what stays on the object travels to the child
+            del child.start
             child.start()
             self.started.append(child)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -40,7 +46,7 @@ def test_a_signal_during_the_start_of_a_worker_reaches_it_and_starts_no_other(tm
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=3), [listener] * 3)
-        supervisor._spawn = context = SignalledAtStart()
+        supervisor._processes = context = SignalledAtStart()
         try:
             assert supervisor.run() == 0
         finally:
