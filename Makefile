@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL_SOURCES := setup.py $(wildcard slimctr/native/*.c slimctr/native/*.h)
 
-.PHONY: help demo test install check unit reproduce bench-engine bench-serving clean
+.PHONY: help demo test install check unit reproduce bench-engine bench-serving bench-memory clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -47,6 +47,9 @@ ROUNDS ?= 3
 bench-serving: .venv/.test  ## measure docs/results/serving.md again (needs wrk, two cores, fifteen minutes)
 	for round in $$(seq $(ROUNDS)); do $(BIN)/python -m benchmarks.serving run --round $$round $(ARGS) || exit 1; done
 	$(BIN)/python -m benchmarks.serving report
+
+bench-memory: .venv/.test  ## memory, start and unload of the service with 1 and 10 million ids; about 15 minutes
+	$(BIN)/python -m benchmarks.memory $(ARGS)
 
 .venv/.base: constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "slimctr needs Python 3.11 or newer: make PYTHON=..."'

@@ -111,8 +111,10 @@ class ContextMiddleware:
 
     def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:
         duration_s = time.perf_counter() - context.received_s
-        if context.answered is not None:
-            context.answered(duration_s)
+        # Let go of it: servers keep requests in cycles, and this one leads to the model and the batch.
+        answered, context.answered = context.answered, None
+        if answered is not None:
+            answered(duration_s)
         route = route_template(scope)
         self._durations(scope["method"], route, status).observe(duration_s)
         if route not in UNLOGGED_ROUTES and logger.isEnabledFor(logging.INFO):

@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.large_models import model_name
 from benchmarks.memory.service import Service, served, store_of, wait_until, warm
 from model_store.store import ModelStore
 
@@ -169,6 +168,11 @@ class Client:
             found.append(time.perf_counter() - begin)
             time.sleep(PAUSE_S)
         return found
+
+
+def model_name(ids: int) -> str:
+    """The model of a size in the store of `benchmarks.large_models`, which imports torch and so is not imported here."""
+    return f"large-{ids // 1_000_000}M"
 
 
 def _load_and_unload(service: Service, labels: ModelStore, model: str, number: int) -> None:

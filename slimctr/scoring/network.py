@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from slimctr.errors import EngineError
 from slimctr.scoring.onnx_file import check_onnx
+from slimctr.scoring.runtime import onnxruntime
 
 Floats = npt.NDArray[np.float32]
 
@@ -19,9 +20,6 @@ class NetworkRuntime:
 
     def __init__(self, data: bytes, width: int, opset: int, threads: int = 1) -> None:
         """Check and load `data`; raise EngineError when it is not the network that the format allows."""
-        # Imported here: it starts a thread, and a parent of workers must have none when it forks them.
-        import onnxruntime
-
         check_onnx(data, opset)
         try:
             self._session: Any = onnxruntime.InferenceSession(
@@ -48,8 +46,6 @@ class NetworkRuntime:
 
 
 def _session_options(threads: int) -> Any:
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
