@@ -54,7 +54,10 @@ def _starts(starts: Iterable[dict[str, Any]]) -> str:
 
 
 def _tails(tails: Iterable[dict[str, Any]]) -> str:
-    head = "| loads | p50 ms quiet | p50 loading | p99 quiet | p99 loading | ratio | of each repeat | load s |\n|---|---|---|---|---|---|---|---|"
+    head = (
+        "| loads | p50 ms quiet | p50 loading | p99 quiet | p99 loading | ratio | of each repeat | load s |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
     lines = [
         f"| {r['loaded_ids'] // 1_000_000}M {r['variant']} | {r['quiet_p50_ms']:.1f} | {r['loading_p50_ms']:.1f} "
         f"| {r['quiet_p99_ms']:.1f} | {r['loading_p99_ms']:.1f} | {r['p99_ratio']:.2f} "
@@ -66,8 +69,8 @@ def _tails(tails: Iterable[dict[str, Any]]) -> str:
 
 def _cycles(cycles: Iterable[dict[str, Any]]) -> str:
     head = (
-        "| model | cycles | before MB | loaded | unloaded | returned | after the last | slope KB a cycle | of the model | "
-        "threads | descriptors |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "| model | cycles | before MB | loaded | unloaded | returned | after the last | slope KB a cycle | "
+        "of the model | threads | descriptors |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     lines = [
         f"| {r['ids'] // 1_000_000}M {r['variant']} | {r['cycles']} | {_mb(r['before_bytes'])} "

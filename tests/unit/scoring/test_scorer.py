@@ -1,6 +1,7 @@
 """The scorer: lookup against naive loops, one row or many, several threads, byte figures, closing."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -210,3 +211,14 @@ def test_resident_bytes(versions):
 def test_resident_bytes_of_no_version(tmp_path):
     with pytest.raises(EngineError, match="could not be measured"):
         measure_resident(tmp_path)
+
+
+def test_the_network_runtime_starts_no_thread_and_writes_nothing(tmp_path):
+    program = "import os, slimctr.scoring; print(len(os.listdir('/proc/self/task')))"
+    environment = {**os.environ, "HOME": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1", "a parent of workers may have no other thread when it forks them"
+    assert list(tmp_path.iterdir()) == []
