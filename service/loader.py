@@ -14,7 +14,7 @@ from model_store.errors import IntegrityError, ManifestError, StoreError
 from model_store.store import ModelStore
 from service.batching import BatchQueue, Compute
 from service.model_metrics import ModelMetrics
-from service.resident import anonymous_bytes
+from service.resident import anonymous_bytes, return_free_memory
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.versions import FieldCounts, Serving, State, Version
@@ -88,6 +88,7 @@ class Loader:
         if version.serving is not None:
             await self._in_thread(version.serving.scorer.close)
         version.serving = None
+        await self._in_thread(return_free_memory)
 
     def flush_counts(self, version: Version) -> None:
         """Move the looked-up values since the last flush into the metrics."""
@@ -155,6 +156,7 @@ def open_version(
     Raises StoreError, EngineError, or anything a damaged artifact provokes; nothing stays open then.
     """
     begin = time.perf_counter()
+    return_free_memory()
     anonymous_before = anonymous_bytes()
     version.state = State.VERIFYING
     path = store.path(version.model, version.number).resolve()
@@ -168,6 +170,7 @@ def open_version(
     except BaseException:
         scorer.close()
         raise
+    return_free_memory()
     return Opened(
         scorer,
         path,
