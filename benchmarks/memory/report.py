@@ -24,7 +24,7 @@ def report(records: Records) -> str:
         f"Made by `make bench-memory` out of `benchmarks/results/memory.jsonl`: {_spread(origins)}. Artifacts of "
         "`benchmarks.large_models` (39 fields, random weights, seed 0), warm page cache.",
         "MB are 2^20 bytes. PSS: a page that n processes share counts 1/n. Ready: from the start of `slimctr serve` "
-        f"until the last worker has a version ready. Medians of {origins[0]['repeats']} starts of each, interleaved.",
+        f"until the last worker has a version ready. Starts of each: {origins[0]['repeats']}, interleaved; medians.",
         "## Goals",
         "\n".join([GOALS, *_goals(records, starts, tails, cycles)]),
         "## Start and memory",
