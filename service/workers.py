@@ -123,7 +123,8 @@ class Supervisor:
     def _pass_on(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True
         for process in self._workers:
-            if process.pid is not None:
+            # Its number may be another's by now if it was found dead, together with the one that ended the service.
+            if process.pid is not None and process.is_alive():
                 os.kill(process.pid, sig)
 
 

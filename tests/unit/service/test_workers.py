@@ -3,15 +3,17 @@ import os
 import signal
 import socket
 import time
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext
 
 import pytest
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
+from service import workers
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.workers import Supervisor, take_signals, write_metrics_as
+from service.workers import STARTUP_FAILURE, Supervisor, take_signals, write_metrics_as
 
 
 def sleep() -> None:
@@ -76,3 +78,19 @@ def test_restarted_workers_go_on_in_the_files_of_the_dead(tmp_path, monkeypatch)
     assert samples["slimctr_request_rows_count"] == lives
     assert samples["slimctr_request_rows_sum"] == 3 * lives
     assert samples["slimctr_pending_rows"] == 5, "of the dead workers nothing waits any more"
+
+
+def test_workers_that_refuse_at_the_same_time_end_the_service_with_their_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    handlers = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=3), listener)
+        # Found dead together: by the time the first is dealt with, no other process may get its signal.
+        monkeypatch.setattr(workers, "run_worker", lambda *_: os._exit(STARTUP_FAILURE))
+        monkeypatch.setattr(workers, "wait", lambda sentinels: [wait([one]) for one in sentinels])
+        try:
+            assert supervisor.run() == STARTUP_FAILURE
+        finally:
+            for sig, handler in handlers.items():
+                signal.signal(sig, handler)
