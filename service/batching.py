@@ -215,6 +215,8 @@ class BatchQueue:
             if self._fits_here():
                 await asyncio.sleep(0)  # requests that the loop reads in this turn join the batch
                 if request.outcome is None and self._fits_here() and (execution := self.take()):
+                    if self.offered:  # a batch holds fewer rows than fit here: a thread takes the rest
+                        self.compute.offer(self)
                     execution.run()
                     self.finish(execution)
             if request.outcome is None:

@@ -85,7 +85,7 @@ def test_workers_that_refuse_at_the_same_time_end_the_service_with_their_reason(
     handlers = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=3), listener)
+        supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=3), [listener] * 3)
         # Found dead together: by the time the first is dealt with, no other process may get its signal.
         monkeypatch.setattr(workers, "run_worker", lambda *_: os._exit(STARTUP_FAILURE))
         monkeypatch.setattr(workers, "wait", lambda sentinels: [wait([one]) for one in sentinels])
