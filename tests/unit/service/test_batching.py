@@ -237,6 +237,20 @@ def test_a_small_batch_runs_on_the_loop_and_a_larger_one_in_a_thread(compute: Co
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("sizes", [[6], [3, 3]])
+def test_what_runs_on_the_loop_is_one_batch_and_the_queue_goes_on(compute: Compute, sizes: list[int]) -> None:
+    engine = Engine()
+    engine.gate.set()
+
+    async def run() -> list[Scored]:
+        queue = queue_of(compute, engine, max_batch_rows=4, inline_rows=8)
+        first = await asyncio.gather(*(score(queue, *range(size), within_s=5) for size in sizes))
+        return [*first, await score(queue, 7, 8, within_s=5)]
+
+    answers = asyncio.run(run())
+    assert [len(answer.logits) for answer in answers] == [*sizes, 2]
+
+
 def test_queues_of_different_versions_never_share_a_batch_and_take_turns(compute: Compute) -> None:
     one, two = Engine(), Engine()
     two.gate.set()
