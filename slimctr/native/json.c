@@ -314,11 +314,11 @@ SLIMCTR_API int64_t slimctr_scan_json(const uint8_t *text, int64_t bytes, table 
         span name;
         if (!(p = member(&r, p, &name)) || p == r.end)
             return NOT_READ;
-        int is_columns = is_name(&r, name, (const uint8_t *)"columns", 7) && *p == '{';
-        int is_rows = is_name(&r, name, (const uint8_t *)"instances", 9) && *p == '[';
-        if (is_columns || is_rows) {
-            if (t->rows)
-                return NOT_READ;
+        int is_columns = is_name(&r, name, (const uint8_t *)"columns", 7);
+        int is_rows = is_name(&r, name, (const uint8_t *)"instances", 9);
+        if ((is_columns || is_rows) && t->rows)
+            return NOT_READ; /* other readers take the last of two members of one name */
+        if ((is_columns && *p == '{') || (is_rows && *p == '[')) {
             t->by_rows = is_rows;
             t->member_start = p - text;
             p = is_rows ? read_rows(&r, p, t) : read_columns(&r, p, t);
