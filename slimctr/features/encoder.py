@@ -161,11 +161,15 @@ class Encoder:
         return EncodedBatch(rows, tuple(encoded), oov, missing)
 
     def _json_plan(self, names: bytes) -> _JsonPlan | None:
-        if names not in self._json_plans:
-            if len(self._json_plans) == MAX_JSON_PLANS:
-                self._json_plans.clear()
-            self._json_plans[names] = self._make_json_plan(names)
-        return self._json_plans[names]
+        # Several threads come here: what one has looked up or added, another may clear meanwhile.
+        try:
+            return self._json_plans[names]
+        except KeyError:
+            plan = self._make_json_plan(names)
+        if len(self._json_plans) >= MAX_JSON_PLANS:
+            self._json_plans.clear()
+        self._json_plans[names] = plan
+        return plan
 
     def _make_json_plan(self, names: bytes) -> _JsonPlan | None:
         given = {name: column for column, name in enumerate(names.decode().split('"')[:-1])}

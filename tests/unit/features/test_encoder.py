@@ -1,4 +1,5 @@
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 
 from slimctr.errors import BadValue, FeatureError, MissingField, UnknownField
 from slimctr.features import Encoder, FeatureSchema, TextColumn, Vocabulary, assembly
+from slimctr.features.encoder import MAX_JSON_PLANS
+from slimctr.native.json_table import scan_json
 
 SCHEMA = FeatureSchema.parse(
     {
@@ -352,6 +355,31 @@ def test_one_encoder_serves_many_threads(encoder):
     with ThreadPoolExecutor(8) as pool:
         for found, wanted in zip(pool.map(encoder.encode_rows, batches * 4), expected * 4, strict=True):
             same(found, wanted)
+
+
+def test_threads_that_bring_names_together_do_not_lift_the_bound_on_remembered_names(monkeypatch):
+    encoder = Encoder(SCHEMA, Vocabulary.build(SCHEMA, KEYS), "ignore")
+    make, together = encoder._make_json_plan, threading.Barrier(2)
+
+    def slowly(names):
+        plan = make(names)
+        together.wait(10)
+        return plan
+
+    def encode(number):
+        return encoder.encode_json(scan_json(b'{"columns": {"site": [42], "other%d": [1]}}' % number)).ids[
+            0, 0
+        ]
+
+    for number in range(MAX_JSON_PLANS - 1):
+        encode(number)
+    monkeypatch.setattr(encoder, "_make_json_plan", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(encode, [1001, 1002])) == [2, 2]
+    monkeypatch.undo()
+    for number in range(3 * MAX_JSON_PLANS):
+        assert encode(number) == 2
+    assert len(encoder._json_plans) <= MAX_JSON_PLANS + 1
 
 
 def test_a_bag_in_the_context_cannot_be_multiplied_without_bound(encoder, monkeypatch):
