@@ -84,8 +84,7 @@ class Supervisor:
             signal.signal(sig, self._pass_on)
         logger.info("workers share one address", extra={"detail": address_of(self._listeners[0])})
         for slot in range(len(self._listeners)):
-            if not self._stopping:
-                self._start(slot)
+            self._start(slot)
         while self._workers:
             wait([process.sentinel for process in self._workers])
             for process in [process for process in self._workers if not process.is_alive()]:
@@ -95,17 +94,20 @@ class Supervisor:
         return self._status
 
     def _start(self, slot: int) -> None:
-        served = self._processes.Event()
-        process = self._processes.Process(
-            target=run_worker,
-            args=(slot, self._life, self._settings, self._listeners[slot], served, self._refusals),
-            name="slimctr-worker",
-        )
         # A signal waits until the worker is listed here, and there until it has handlers of its own.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        process.start()
-        self._workers[process] = Worker(slot, served)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        try:
+            if not self._stopping:
+                served = self._processes.Event()
+                process = self._processes.Process(
+                    target=run_worker,
+                    args=(slot, self._life, self._settings, self._listeners[slot], served, self._refusals),
+                    name="slimctr-worker",
+                )
+                process.start()
+                self._workers[process] = Worker(slot, served)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def _ended(self, process: BaseProcess) -> None:
         worker = self._workers.pop(process)

@@ -5,6 +5,7 @@ import socket
 import time
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext
+from multiprocessing.synchronize import Event
 
 import pytest
 from prometheus_client import values
@@ -23,11 +24,17 @@ def sleep() -> None:
 
 
 class SignalledAtStart(ForkContext):
-    """Starts real child processes that sleep; at the first start the supervisor itself gets its SIGTERM."""
+    """Starts real child processes that sleep; the supervisor gets a SIGTERM before or after the first start."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: bool) -> None:
         super().__init__()
+        self.before = before
         self.started: list[multiprocessing.Process] = []
+
+    def Event(self) -> Event:  # noqa: N802 - its name in multiprocessing
+        if self.before:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().Event()
 
     def Process(self, **ignored: object) -> multiprocessing.Process:  # noqa: N802 - its name in multiprocessing
         child = super().Process(target=sleep)
@@ -36,19 +43,21 @@ class SignalledAtStart(ForkContext):
             del child.start
             child.start()
             self.started.append(child)
-            os.kill(os.getpid(), signal.SIGTERM)
+            if not self.before:
+                os.kill(os.getpid(), signal.SIGTERM)
 
         child.start = start_and_signal
         return child
 
 
-def test_a_signal_during_the_start_of_a_worker_reaches_it_and_starts_no_other(tmp_path, monkeypatch):
+@pytest.mark.parametrize("before", [False, True])
+def test_a_signal_around_the_start_of_a_worker_reaches_it_and_starts_no_other(tmp_path, monkeypatch, before):
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     handlers = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=3), [listener] * 3)
-        supervisor._processes = context = SignalledAtStart()
+        supervisor._processes = context = SignalledAtStart(before)
         try:
             assert supervisor.run() == 0
         finally:
