@@ -127,6 +127,7 @@ class ShadowScorer:
                 else:
                     self._drop(reason)
                 self._change_bytes(-job.nbytes)
+                del job  # else its request would stay until the next one comes
                 self._changed.notify_all()
 
     def _score(self, job: ShadowJob) -> DropReason | None:

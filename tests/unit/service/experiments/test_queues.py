@@ -1,6 +1,7 @@
 """The two queues beside the response path: bounded in bytes, dropping the newest, every event accounted for."""
 
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -114,6 +115,20 @@ def test_a_shadow_delivers_pairs_and_observes_differences() -> None:
     assert balance(metrics) == (1, 1, 0)
     assert value(metrics, "shadow_logit_abs_diff", "_count") == 3
     assert value(metrics, "shadow_logit_abs_diff", "_sum") == pytest.approx(3)
+
+
+def test_an_idle_shadow_holds_no_request() -> None:
+    scorer = GatedScorer()
+    scorer.gate.set()
+    shadow = ShadowScorer("e1", lambda: scorer, lambda _: None, Metrics())
+    shadow.start()
+    kept = job()
+    last = weakref.ref(kept)
+    shadow.submit(kept)
+    del kept
+    assert shadow.wait_until_idle(10)
+    assert last() is None
+    shadow.stop()
 
 
 @pytest.mark.promise(14)
