@@ -49,14 +49,14 @@ REQUEST_SCHEMA = {
 
 
 class ItemError(BaseModel):
-    """An outcome that was not taken."""
+    """An outcome that does not fit the schema."""
 
     pointer: str
     detail: str
 
 
 class OutcomesAnswer(BaseModel):
-    """How many outcomes got which status; `errors` lists those that were not taken."""
+    """How many outcomes got which status; `errors` lists those that do not fit the schema and have none."""
 
     joined: int
     duplicate: int

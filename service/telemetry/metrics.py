@@ -36,8 +36,8 @@ GaugeMode = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 class Metrics:
     """Define the metrics in a registry of their own: two applications in one process never share a counter.
 
-    With PROMETHEUS_MULTIPROC_DIR in the environment (set before Python starts) the values of all workers live
-    in files of that folder and `render` adds them up; without it they live in this object.
+    With PROMETHEUS_MULTIPROC_DIR in the environment, and files chosen by `service.workers.write_metrics_as`, the
+    values of all workers live in that folder and `render` adds them up; without it they live in this object.
     """
 
     def __init__(self, revision: str = "unknown") -> None:

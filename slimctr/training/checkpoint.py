@@ -14,7 +14,10 @@ from slimctr.errors import ConfigError
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One finished epoch: a line of history.jsonl. `loss` is the training log-loss without the L2 term."""
+    """One finished epoch: a line of history.jsonl. `loss` is the training log-loss without the L2 term.
+
+    Where another model is imitated, the weighted squared difference to its logits is part of `loss`.
+    """
 
     epoch: int
     loss: float
