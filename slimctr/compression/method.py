@@ -28,6 +28,12 @@ class Settings(BaseModel):
     train_codes: bool = True
     kd_weight: Annotated[float, Field(ge=0)] = 0.0
 
+    @model_validator(mode="after")
+    def _imitation_takes_epochs(self) -> Self:
+        if self.kd_weight and self.epochs == 0:
+            raise ValueError("kd_weight works while epochs are trained, and epochs=0 trains none")
+        return self
+
     def retraining(self, config: TrainConfig) -> TrainConfig | None:
         """Return how a model of a run trained by `config` is trained after the method, None when it is not."""
         if not self.epochs:

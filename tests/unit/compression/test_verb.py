@@ -93,6 +93,11 @@ def test_imitation_brings_scores_closer_to_those_of_the_model_given(run, dataset
     assert distances[10] < 0.7 * distances[0]
 
 
+def test_imitation_without_epochs_is_refused():
+    with pytest.raises(CompressionError, match="kd_weight works while epochs are trained"):
+        find_method("ptq").configure({"kd_weight": 0.3})
+
+
 def test_training_that_does_not_help_is_undone(run, dataset):
     data = CompressionData(dataset, run.config)
     method = find_method("ptq")
