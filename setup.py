@@ -28,8 +28,8 @@ setup(
     ext_modules=[
         Extension(
             "slimctr.native._kernels",
-            sources=["slimctr/native/lookup.c", "slimctr/native/keys.c", "slimctr/native/json.c"],
-            depends=["slimctr/native/kernels.h", "slimctr/native/codes.h", "slimctr/native/masked.h"],
+            sources=[f"slimctr/native/{name}.c" for name in ("lookup", "keys", "json", "arrow")],
+            depends=[f"slimctr/native/{name}.h" for name in ("kernels", "codes", "masked", "keys")],
             extra_compile_args=[
                 "-O3",
                 "-std=c11",

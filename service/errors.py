@@ -26,7 +26,7 @@ from starlette.responses import Response
 
 from model_store.errors import Conflict, InvalidName, NotFound, StoreError
 from service.experiments.errors import StateUnavailable, UnknownExperiment
-from slimctr.errors import FeatureError, SlimctrError
+from slimctr.errors import ArrowError, FeatureError, SlimctrError
 
 MAX_LISTED_FAULTS = 20
 
@@ -175,6 +175,12 @@ UNKNOWN_NAME = ProblemKind(
 PROBLEMS: dict[type[Exception], ProblemKind] = {
     BadRequest: BAD_REQUEST,
     BadJson: ProblemKind(400, "bad-json", "The body is not valid JSON", "Send one JSON object in UTF-8."),
+    ArrowError: ProblemKind(
+        400,
+        "bad-arrow",
+        "The body is not an Arrow stream that is read here",
+        "Send an uncompressed Arrow IPC stream with its end marker.",
+    ),
     BadHeader: ProblemKind(
         400, "bad-header", "A header has a wrong value", "Correct or leave out the header."
     ),

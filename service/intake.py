@@ -12,19 +12,25 @@ from starlette.types import Receive
 from service.errors import BadHeader, BadRequest, ReceiveTimeout, TooLarge, UnsupportedMediaType
 from service.settings import Settings
 
+JSON = "application/json"
 # A small body may grow at most this much when it is decompressed.
 MAX_EXPANSION = 100
 # 16 + MAX_WBITS reads gzip, MAX_WBITS reads zlib-wrapped deflate.
 WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-def check_content_type(request: Request) -> None:
-    """Raise UnsupportedMediaType when the request says that its body is something else than JSON."""
-    content_type = request.headers.get("content-type", "application/json")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
+def check_content_type(request: Request, *others: str) -> str:
+    """Return the media type of the body, JSON unless the request says otherwise.
+
+    Raises UnsupportedMediaType when it is neither JSON nor one of `others`.
+    """
+    content_type = request.headers.get("content-type", JSON)
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type != JSON and media_type not in others:
         raise UnsupportedMediaType(
-            f"content type '{content_type[:80]}' is not read here; send application/json"
+            f"content type '{content_type[:80]}' is not read here; send {' or '.join((JSON, *others))}"
         )
+    return media_type
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:

@@ -6,6 +6,7 @@ SlimctrError
 │   ├── UnknownField
 │   ├── MissingField
 │   └── BadValue
+├── ArrowError             bytes that are not an Arrow stream, or one of a kind that is not read
 ├── LogFormatError         a click log that cannot be read
 ├── DownloadError          a public data set that cannot be fetched (slimctr/clicklogs/download.py)
 ├── CompressionError       a method that does not apply to this model
@@ -50,6 +51,10 @@ class MissingField(FeatureError):
 
 class BadValue(FeatureError):
     """A value of the wrong type, or a number that is not finite."""
+
+
+class ArrowError(SlimctrError):
+    """Bytes that are not an Arrow stream, or a stream of a kind that is not read."""
 
 
 class LogFormatError(SlimctrError):

@@ -1,6 +1,7 @@
-"""`POST /v1/predict`: rows, columns or a slate in, click probabilities out."""
+"""`POST /v1/predict`: rows, columns, a slate or Arrow in, click probabilities out."""
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -9,14 +10,18 @@ from service.auth import authorize
 from service.context import RequestContext, context_of
 from service.errors import BadHeader
 from service.inference import Answer, Choice, Inference, Target
-from service.intake import check_content_type, deadline_s, read_body
+from service.intake import JSON, check_content_type, deadline_s, read_body
 from service.routes.direct import DirectRoute
 from service.settings import Settings
-from service.wire import forms, v1
+from service.wire import arrow, forms, v1
 from service.wire.documents import PREDICT_FORMS, PredictAnswer
 
 FORMS = [{"$ref": f"#/components/schemas/{form.__name__}"} for form in PREDICT_FORMS]
-REQUEST_BODY = {"required": True, "content": {"application/json": {"schema": {"oneOf": FORMS}}}}
+ARROW_STREAM = {arrow.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+REQUEST_BODY = {
+    "required": True,
+    "content": {"application/json": {"schema": {"oneOf": FORMS}}, **ARROW_STREAM},
+}
 
 
 def add_route(router: APIRouter) -> None:
@@ -26,8 +31,9 @@ def add_route(router: APIRouter) -> None:
         predict,
         methods=["POST"],
         tags=["scoring"],
-        summary="Score rows, columns or a slate",
+        summary="Score rows, columns, a slate or an Arrow stream",
         response_model=PredictAnswer,
+        responses={200: {"content": ARROW_STREAM}},
         openapi_extra={"requestBody": REQUEST_BODY},
         route_class_override=DirectRoute,
     )
@@ -39,10 +45,11 @@ async def predict(request: Request) -> Response:
     settings: Settings = request.app.state.settings
     inference: Inference = request.app.state.inference
     context = context_of(request)
-    check_content_type(request)
+    is_arrow = check_content_type(request, arrow.MEDIA_TYPE) == arrow.MEDIA_TYPE
     due_s = deadline_s(request.headers.get("x-request-deadline-ms"), None, time.monotonic(), settings)
     body = await read_body(request, settings)
-    asked = await inference.decode(len(body), v1.read_predict, body, settings.max_request_rows)
+    read = arrow.read_predict if is_arrow else v1.read_predict
+    asked = await inference.decode(len(body), read, body, settings.max_request_rows)
     _agree_on_request_id(request, context, asked.request_id)
     target = Target(asked.model, asked.version, asked.label, asked.unit_id)
     with inference.chosen(context, target, "v1") as choice:
@@ -54,9 +61,18 @@ async def predict(request: Request) -> Response:
             due_s,
             lambda encoder: forms.encode(asked.form, encoder),
         )
-        content = v1.write_predict(_document(context, choice, answer, asked.include))
+        write, media_type = _answer_form(request)
+        content = write(_document(context, choice, answer, asked.include))
     headers = {"Server-Timing": _server_timing(answer)} if "timing" in asked.include else None
-    return Response(content, media_type="application/json", headers=headers)
+    return Response(content, media_type=media_type, headers=headers)
+
+
+def _answer_form(request: Request) -> tuple[Callable[[Mapping[str, Any]], bytes], str]:
+    """Return how to write the answer and its media type: JSON, unless `Accept` names Arrow."""
+    asked = request.headers.get("accept", "").lower().split(",")
+    if arrow.MEDIA_TYPE in (media_range.partition(";")[0].strip() for media_range in asked):
+        return arrow.write_predict, arrow.MEDIA_TYPE
+    return v1.write_predict, JSON
 
 
 def _document(

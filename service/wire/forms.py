@@ -1,8 +1,8 @@
-"""The three ways to write a batch in `/v1`: rows, columns, slate; each encodes itself and points into itself."""
+"""The ways to write a batch in `/v1`: rows, columns, slate, Arrow; each encodes itself and points into itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import quote
 
 import orjson
@@ -10,6 +10,7 @@ import orjson
 from service.errors import MAX_LISTED_FAULTS, Fault, InvalidInput
 from slimctr.errors import FeatureError, MissingField, UnknownField
 from slimctr.features import EncodedBatch, Encoder, FeatureSchema
+from slimctr.features.arrow_stream import ArrowStream
 from slimctr.native.json_table import JsonTable
 
 Row = dict[str, Any]
@@ -130,8 +131,30 @@ class Scanned:
         return self.table.rows
 
 
-def encode(form: Form | Scanned, encoder: Encoder) -> EncodedBatch:
+@dataclass(frozen=True)
+class Batches:
+    """An Arrow stream: a column per field."""
+
+    stream: ArrowStream
+
+    @property
+    def rows(self) -> int:
+        """Number of instances."""
+        return self.stream.rows
+
+    def encode(self, encoder: Encoder) -> EncodedBatch:
+        """Return the batch; raise InvalidInput with the first wrong value, ArrowError."""
+        try:
+            return encoder.encode_arrow(self.stream)
+        except FeatureError as error:
+            pointer = pointer_to("columns", error.field, error.row)
+            raise InvalidInput([Fault(pointer, str(error), _issue(error))]) from None
+
+
+def encode(form: Form | Scanned | Batches, encoder: Encoder) -> EncodedBatch:
     """Return the batch; raise InvalidInput that lists every wrong value, up to 20, in the order they are found."""
+    if isinstance(form, Batches):
+        return form.encode(encoder)
     if isinstance(form, Scanned):
         batch = encoder.encode_json(form.table)
         if batch is not None:
@@ -159,11 +182,15 @@ def pointer_to(*path: str | int | None) -> str:
 
 
 def _fault(form: Form, error: FeatureError) -> Fault:
+    issue = _issue(error)
+    shown = f": {_shown(error.value)}" if issue == "bad_type" else ""
+    return Fault(form.pointer(error), f"{error}{shown}", issue)
+
+
+def _issue(error: FeatureError) -> Literal["unknown_field", "missing_field", "bad_type"]:
     if isinstance(error, UnknownField):
-        return Fault(form.pointer(error), str(error), "unknown_field")
-    if isinstance(error, MissingField):
-        return Fault(form.pointer(error), str(error), "missing_field")
-    return Fault(form.pointer(error), f"{error}: {_shown(error.value)}", "bad_type")
+        return "unknown_field"
+    return "missing_field" if isinstance(error, MissingField) else "bad_type"
 
 
 def _shown(value: Any) -> str:

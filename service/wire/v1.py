@@ -12,7 +12,7 @@ import numpy.typing as npt
 import orjson
 
 from service.errors import MAX_LISTED_FAULTS, BadJson, Fault, InvalidInput, TooLarge
-from service.wire.forms import Columns, Form, Row, Rows, Scanned, Slate, pointer_to
+from service.wire.forms import Batches, Columns, Form, Row, Rows, Scanned, Slate, pointer_to
 from slimctr.features import EncodedBatch
 from slimctr.native.json_table import scan_json
 
@@ -33,7 +33,7 @@ DEEPEST_VALUE = 4
 class Predict:
     """A checked request: who asks, of what, and the batch still in its own form."""
 
-    form: Form | Scanned
+    form: Form | Scanned | Batches
     model: str | None
     version: int | None
     label: str | None
@@ -46,15 +46,18 @@ def read_predict(body: bytes, max_rows: int) -> Predict:
     """Return the request in `body`; raises BadJson, InvalidInput, TooLarge."""
     table = scan_json(body)
     if table is None:
-        return _read_document(_read_json(body), None, max_rows)
+        return read_document(_read_json(body), None, max_rows)
     start, end = table.member
     envelope = orjson.loads(body[:start] + b"0" + body[end:])
     scanned = Scanned(table, lambda: _read_form(orjson.loads(body), []) or Rows([]))
-    return _read_document(envelope, scanned, max_rows)
+    return read_document(envelope, scanned, max_rows)
 
 
-def _read_document(document: Any, scanned: Scanned | None, max_rows: int) -> Predict:
-    """Return the request in `document`, whose table was `scanned` already or is still inside."""
+def read_document(document: Any, found: Scanned | Batches | None, max_rows: int) -> Predict:
+    """Return the request in `document`, whose values were `found` already or are still inside.
+
+    Raises BadJson, InvalidInput, TooLarge.
+    """
     if not isinstance(document, dict):
         raise BadJson("the body must be one JSON object")
     faults = [
@@ -62,7 +65,9 @@ def _read_document(document: Any, scanned: Scanned | None, max_rows: int) -> Pre
         for name in document
         if name not in MEMBERS
     ]
-    form = _read_form(document, faults) if scanned is None else _check_alone(document, scanned, faults)
+    form = _read_form(document, faults) if found is None else found
+    if found is not None:
+        _check_alone(document, faults)
     version = _text(document, "version", VERSION, "a positive integer as a string", faults)
     label = _text(document, "label", MODEL_NAME, "a label name", faults)
     if version is not None and label is not None:
@@ -160,12 +165,11 @@ def _read_form(document: Row, faults: list[Fault]) -> Form | None:
     return form
 
 
-def _check_alone(document: Row, scanned: Scanned, faults: list[Fault]) -> Scanned:
-    """Return `scanned`, after adding the fault of a document that has a second form."""
+def _check_alone(document: Row, faults: list[Fault]) -> None:
+    """Add the fault of a document that has a second form."""
     given = [name for name in FORMS if name in document]
     if len(given) > 1:
         faults.append(_one_form(given))
-    return scanned
 
 
 def _one_form(given: list[str]) -> Fault:

@@ -30,7 +30,7 @@ MAX_REPEATED_KEYS = 2**24
 """Values that the bags of a context may become, repeated for every candidate: a small body must not fill memory."""
 
 
-class _Numbers:
+class Numbers:
     """The cells of all numeric fields of one bucketing."""
 
     def __init__(self, bucketing: Bucketing) -> None:
@@ -41,6 +41,7 @@ class _Numbers:
         self._array_runs: list[Run] = []
 
     def add(self, field: Field, column: Column, run: Run, log: bool) -> None:
+        """Take the cells of a field, whose keys `run` places. Raises BadValue, MissingField."""
         if isinstance(column, TextColumn):
             raise BadValue(field.name, "a numeric field takes numbers, not text")
         if isinstance(column, np.ndarray):
@@ -52,6 +53,7 @@ class _Numbers:
 
     @property
     def runs(self) -> list[Run]:
+        """Places of all keys."""
         return self._cell_runs + self._array_runs
 
     def buckets(self) -> NDArray[np.int64]:
@@ -80,7 +82,7 @@ class Assembly:
         self._texts: list[tuple[TextColumn, Run]] = []
         self._integers: list[NDArray[np.int64]] = []
         self._integer_runs: list[Run] = []
-        self._numbers: dict[tuple[str, tuple[float, ...]], _Numbers] = {}
+        self._numbers: dict[tuple[str, tuple[float, ...]], Numbers] = {}
 
     def add(self, position: int, column: Column) -> None:
         """Take the column of field number `position`. Raises BadValue, MissingField."""
@@ -96,7 +98,7 @@ class Assembly:
         if field.bucketing is not None:
             kind = field.bucketing.kind, field.bucketing.edges
             if kind not in self._numbers:
-                self._numbers[kind] = _Numbers(field.bucketing)
+                self._numbers[kind] = Numbers(field.bucketing)
             self._numbers[kind].add(field, column, run, self._log)
         elif isinstance(column, TextColumn):
             if field.required and (empty := column.ends == column.starts).any():

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimctr.errors import BadValue, FeatureError, UnknownField
+from slimctr.features.arrow_batch import arrow_batch
+from slimctr.features.arrow_plan import ArrowPlan, make_plan
+from slimctr.features.arrow_stream import ArrowSchema, ArrowStream
 from slimctr.features.assembly import Assembly
 from slimctr.features.batch import Bag, EncodedBatch
 from slimctr.features.columns import Column, TextColumn, json_name, missing_field
@@ -19,7 +22,7 @@ from slimctr.native.keys import SpanColumns, encode_spans
 
 Row = Mapping[str, Any]
 MAX_LISTED_NAMES = 200
-MAX_JSON_PLANS = 64
+MAX_PLANS = 64
 """Lists of names that an encoder remembers: clients send few."""
 
 
@@ -51,6 +54,7 @@ class Encoder:
         self._refuse_unknown = unknown_fields == "error"
         self._required = np.flatnonzero([field.required for field in schema.fields])
         self._json_plans: dict[bytes, _JsonPlan | None] = {}
+        self._arrow_plans: dict[ArrowSchema, ArrowPlan] = {}
 
     def encode_rows(self, rows: Sequence[Row]) -> EncodedBatch:
         """Encode B rows {field: value}; an absent field is missing.
@@ -126,6 +130,21 @@ class Encoder:
             return None
         return EncodedBatch(ids, bags, oov, missing)
 
+    def encode_arrow(self, stream: ArrowStream) -> EncodedBatch:
+        """Encode an Arrow stream of one row or more: a column per field, an absent one is missing everywhere.
+
+        Raises UnknownField, MissingField, BadValue; ArrowError for buffers that do not fit together.
+        """
+        plan = self._arrow_plans.get(stream.schema)
+        if plan is None:
+            unknown = next((name for name in stream.schema.columns if name not in self.schema.index), None)
+            if unknown is not None and self._refuse_unknown:
+                raise self._unknown_field(unknown)
+            if len(self._arrow_plans) >= MAX_PLANS:
+                self._arrow_plans.clear()
+            plan = self._arrow_plans[stream.schema] = make_plan(self.schema, stream.schema)
+        return arrow_batch(self.schema, self.vocabulary, stream, plan)
+
     def from_ids(
         self, ids: NDArray[Any], bags: Sequence[tuple[NDArray[Any], NDArray[Any]]] = ()
     ) -> EncodedBatch:
@@ -166,7 +185,7 @@ class Encoder:
             return self._json_plans[names]
         except KeyError:
             plan = self._make_json_plan(names)
-        if len(self._json_plans) >= MAX_JSON_PLANS:
+        if len(self._json_plans) >= MAX_PLANS:
             self._json_plans.clear()
         self._json_plans[names] = plan
         return plan

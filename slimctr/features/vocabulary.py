@@ -10,7 +10,7 @@ File (safetensors, F fields, n listed values, K buckets in all):
 | `directory` | U32 (K+1,) | first entry of each bucket, from 0 to n |
 | `entries` | U32 (n, 2) | (fingerprint, row), row in 1 .. rows-1, ascending by fingerprint inside a bucket |
 
-Hash, bucket and fingerprint are those of `slimctr/native/keys.c`. A hashed field always has attempt 0: its
+Hash, bucket and fingerprint are those of `slimctr/native/keys.h`. A hashed field always has attempt 0: its
 rows depend on nothing but its name. When two listed values of a field share bucket and fingerprint,
 building tries the next attempt, so every listed value gets exactly its own row. Several values may share a row
 where rows were dropped from the tables (slimctr/features/renumbering.py).

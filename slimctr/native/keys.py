@@ -1,4 +1,4 @@
-"""Signatures and checked numpy wrappers of the key kernels; `keys.c` is normative for hash and probe."""
+"""Signatures and checked numpy wrappers of the key kernels; `keys.h` is normative for hash and probe."""
 
 import ctypes
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class KeyTable:
         directory: NDArray[np.uint32],
         entries: NDArray[np.uint32],
     ) -> None:
-        fields = len(seeds)
+        self.fields = fields = len(seeds)
         arrays: tuple[NDArray[Any], ...] = (seeds, hash_rows, buckets, directory, entries)
         dtypes: tuple[DTypeLike, ...] = (np.uint64, np.int64, np.int64, np.uint32, np.uint32)
         lengths = (fields, fields, fields + 1, int(buckets[-1]) + 1, int(directory[-1]))

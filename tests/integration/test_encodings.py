@@ -1,15 +1,19 @@
 """The same rows in every encoding, executed as one batch of the same size, give bit-identical float32 scores."""
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tritonclient.http as triton
+from arrow_streams import stream, table_of
 from artifacts import SCHEMA, build_artifact, raw_rows
 from live_service import LiveService, live_service
 from triton_http import triton_client
 
 ROWS = 200
+ARROW = "application/vnd.apache.arrow.stream"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,24 @@ def test_every_encoding_gives_the_same_bits(service: LiveService) -> None:
     for answer in answers[1:]:
         np.testing.assert_array_equal(np.array(answer["scores"], np.float32), scores["scores"])
         assert answer["oov"] == answers[0]["oov"]
+
+    table = table_of(rows)
+    compact = table.set_column(0, "user", table["user"].dictionary_encode())
+    for body in (stream(table, include="logits"), stream(compact, 33, include="logits")):
+        response = service.http.post("/v1/predict", content=body, headers={"content-type": ARROW})
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        for name in ("scores", "logits"):
+            np.testing.assert_array_equal(np.array(answer[name], np.float32), scores[name])
+        assert answer["oov"] == answers[0]["oov"]
+        response = service.http.post(
+            "/v1/predict", content=body, headers={"content-type": ARROW, "accept": ARROW}
+        )
+        written = pa.ipc.open_stream(response.content).read_all()
+        np.testing.assert_array_equal(written["scores"].to_numpy(), scores["scores"])
+        rest = json.loads(written.schema.metadata[b"slimctr.response"])
+        assert rest.keys() == answer.keys() - {"scores"}
+        assert all(rest[name] == answer[name] for name in rest.keys() - {"request_id"})
 
     batch = service.pool.version("ctr", 1).ready().scorer.encoder.encode_rows(rows)
     tensors = {

@@ -7,7 +7,7 @@ import pytest
 
 from slimctr.errors import BadValue, FeatureError, MissingField, UnknownField
 from slimctr.features import Encoder, FeatureSchema, TextColumn, Vocabulary, assembly
-from slimctr.features.encoder import MAX_JSON_PLANS
+from slimctr.features.encoder import MAX_PLANS
 from slimctr.native.json_table import scan_json
 
 SCHEMA = FeatureSchema.parse(
@@ -371,15 +371,15 @@ def test_threads_that_bring_names_together_do_not_lift_the_bound_on_remembered_n
             0, 0
         ]
 
-    for number in range(MAX_JSON_PLANS - 1):
+    for number in range(MAX_PLANS - 1):
         encode(number)
     monkeypatch.setattr(encoder, "_make_json_plan", slowly)
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(encode, [1001, 1002])) == [2, 2]
     monkeypatch.undo()
-    for number in range(3 * MAX_JSON_PLANS):
+    for number in range(3 * MAX_PLANS):
         assert encode(number) == 2
-    assert len(encoder._json_plans) <= MAX_JSON_PLANS + 1
+    assert len(encoder._json_plans) <= MAX_PLANS + 1
 
 
 def test_a_bag_in_the_context_cannot_be_multiplied_without_bound(encoder, monkeypatch):

@@ -1,0 +1,227 @@
+/* Rows of the keys in Arrow columns: text and integers, as they are or behind a dictionary, with or without nulls.
+ *
+ * A column is untrusted: every place is checked against the bytes before it is read, every offset and index against what
+ * it leads to. Places need no alignment.
+ *
+ * No function allocates or keeps state.
+ */
+#include <string.h>
+
+#include "keys.h"
+
+#define OK (-1)
+#define MAX_INTEGER ((INT64_C(1) << 53) - 1)
+
+/* Reasons of a refusal; the last four concern one cell. */
+enum { BAD_RUN = 1, OUTSIDE, BAD_INDEX, BAD_OFFSETS, NOT_UTF8, TOO_LARGE, NO_VALUE, TOO_MUCH };
+
+/* Integer types have the number of their bytes, negative when unsigned. */
+enum { NO_TYPE = 0, TEXT_32 = 32, TEXT_64 = 64 };
+
+/* Bytes at .. at + bytes - 1. */
+typedef struct {
+    int64_t at, bytes;
+} place;
+
+/* Cells first .. first + cells - 1 of a column. `nulls` and `entry_nulls` are bits, 0 = missing, or nothing. Where
+ * index_type is not NO_TYPE, a cell is the number of an entry; else it is the entry of its own number. */
+typedef struct {
+    int64_t field, type, index_type, required, first, cells, entries, out_start, out_stride, row;
+    place nulls, indices, entry_nulls, offsets, data;
+} arrow_cells;
+
+typedef struct {
+    int64_t reason, cell;
+} refusal;
+
+static inline int has(place p, int64_t count, int64_t width)
+{
+    return p.bytes / width >= count;
+}
+
+static inline int is_set(const uint8_t *bytes, place bits, int64_t i)
+{
+    return bits.bytes == 0 || (bytes[bits.at + (i >> 3)] >> (i & 7) & 1);
+}
+
+static inline int64_t load_32(const uint8_t *p)
+{
+    int32_t value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
+static inline int64_t load_64(const uint8_t *p)
+{
+    int64_t value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
+/* An integer of a type; what is beyond int64 becomes INT64_MAX, which is beyond every limit. */
+static inline int64_t load_integer(const uint8_t *bytes, place p, int64_t type, int64_t i)
+{
+    int64_t width = type < 0 ? -type : type;
+    const uint8_t *at = bytes + p.at + i * width;
+    uint16_t short_value;
+    switch (width) {
+    case 1:
+        return type < 0 ? (int64_t)*at : (int64_t)(int8_t)*at;
+    case 2:
+        memcpy(&short_value, at, 2);
+        return type < 0 ? (int64_t)short_value : (int64_t)(int16_t)short_value;
+    case 4:
+        return type < 0 ? (int64_t)(uint32_t)load_32(at) : load_32(at);
+    default:
+        return type < 0 && load_64(at) < 0 ? INT64_MAX : load_64(at);
+    }
+}
+
+static int is_utf8(const uint8_t *p, int64_t length)
+{
+    const uint8_t *end = p + length;
+    while (p < end) {
+        if (*p < 0x80) {
+            p++;
+            continue;
+        }
+        int more = *p >= 0xf0 ? 3 : *p >= 0xe0 ? 2 : 1;
+        if (*p < 0xc2 || *p > 0xf4 || end - p <= more)
+            return 0;
+        /* No overlong form, no surrogate, nothing beyond U+10FFFF. */
+        if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) ||
+            (*p == 0xf4 && p[1] > 0x8f))
+            return 0;
+        for (p++; more > 0; more--, p++)
+            if ((*p & 0xc0) != 0x80)
+                return 0;
+    }
+    return 1;
+}
+
+static inline int has_high_bytes(const uint8_t *p, int64_t length)
+{
+    uint8_t all = 0;
+    for (int64_t i = 0; i < length; i++)
+        all |= p[i];
+    return all >> 7;
+}
+
+static int is_type(int64_t type, int is_index)
+{
+    int64_t width = type < 0 ? -type : type;
+    return (!is_index && (type == TEXT_32 || type == TEXT_64)) || width == 1 || width == 2 || width == 4 || width == 8;
+}
+
+/* Whether every buffer lies in the bytes and holds what its cells or entries need. Returns 0 or a reason. */
+static int64_t check(const arrow_cells *c, int64_t bytes)
+{
+    const place *places[] = {&c->nulls, &c->indices, &c->entry_nulls, &c->offsets, &c->data};
+    for (int i = 0; i < 5; i++)
+        if (places[i]->at < 0 || places[i]->bytes < 0 || places[i]->at > bytes || places[i]->bytes > bytes - places[i]->at)
+            return OUTSIDE;
+    if (c->type == NO_TYPE)
+        return 0;
+    if (!is_type(c->type, 0) || (c->index_type != NO_TYPE && !is_type(c->index_type, 1)) || c->first < 0 ||
+        c->entries < 0 || c->entries >= INT64_MAX / 8)
+        return BAD_RUN;
+    int64_t end = c->first + c->cells, width = c->index_type < 0 ? -c->index_type : c->index_type;
+    if (end < c->first || (c->nulls.bytes && !has(c->nulls, end / 8 + (end % 8 > 0), 1)))
+        return OUTSIDE;
+    if (width ? !has(c->indices, end, width) : end > c->entries)
+        return OUTSIDE;
+    if (c->entries == 0) /* an empty column may come without offsets */
+        return 0;
+    if (c->entry_nulls.bytes && !has(c->entry_nulls, (c->entries + 7) / 8, 1))
+        return OUTSIDE;
+    if (c->type == TEXT_32 || c->type == TEXT_64)
+        return has(c->offsets, c->entries + 1, c->type / 8) ? 0 : OUTSIDE;
+    return has(c->data, c->entries, c->type < 0 ? -c->type : c->type) ? 0 : OUTSIDE;
+}
+
+/* The hash of one cell, and whether it is missing. `text_left` is what of all text may still be read. Returns 0 or a
+ * reason. */
+static inline int64_t read_cell(const arrow_cells *c, const uint8_t *bytes, int64_t cell, uint64_t seed, int high,
+                                uint64_t *hash, uint8_t *is_missing, int64_t *text_left)
+{
+    int64_t entry = cell;
+    *is_missing = c->type == NO_TYPE || !is_set(bytes, c->nulls, cell);
+    if (!*is_missing && c->index_type != NO_TYPE) {
+        entry = load_integer(bytes, c->indices, c->index_type, cell);
+        if (entry < 0 || entry >= c->entries)
+            return BAD_INDEX;
+    }
+    if (!*is_missing)
+        *is_missing = !is_set(bytes, c->entry_nulls, entry);
+    if (!*is_missing && (c->type == TEXT_32 || c->type == TEXT_64)) {
+        const uint8_t *offset = bytes + c->offsets.at + entry * (c->type / 8);
+        int64_t start = c->type == TEXT_32 ? load_32(offset) : load_64(offset);
+        int64_t stop = c->type == TEXT_32 ? load_32(offset + 4) : load_64(offset + 8);
+        if (start < 0 || stop < start || stop > c->data.bytes)
+            return BAD_OFFSETS;
+        const uint8_t *key = bytes + c->data.at + start;
+        if ((*text_left -= stop - start) < 0)
+            return TOO_MUCH;
+        if (high && !is_utf8(key, stop - start))
+            return NOT_UTF8;
+        *hash = hash_key(key, stop - start, seed);
+        *is_missing = stop == start;
+    } else if (!*is_missing) {
+        int64_t value = load_integer(bytes, c->data, c->type, entry);
+        if (value > MAX_INTEGER || value < -MAX_INTEGER)
+            return TOO_LARGE;
+        *hash = hash_integer(value, seed);
+    }
+    if (*is_missing) {
+        if (c->required)
+            return NO_VALUE;
+        *hash = hash_integer(MISSING, seed);
+    }
+    return 0;
+}
+
+/* Write the rows of all cells and add to missing[field] and unlisted[field]; at most `text_left` bytes of text are
+ * read. Returns OK, or the number of the first columns[] that is refused, and why in `why`. */
+SLIMCTR_API int64_t slimctr_encode_arrow(const key_table *table, const uint8_t *bytes, int64_t size,
+                                         const arrow_cells *columns, int64_t count, int32_t *out, int64_t out_size,
+                                         int64_t *missing, int64_t *unlisted, int64_t text_left, refusal *why)
+{
+    uint64_t hashes[BLOCK];
+    uint8_t is_missing[BLOCK];
+    const arrow_cells *checked = NULL;
+    int high = 0;
+    for (int64_t number = 0; number < count; number++) {
+        const arrow_cells *c = columns + number;
+        why->cell = -1;
+        why->reason = BAD_RUN;
+        if (c->cells == 0)
+            continue;
+        if (c->field < 0 || c->field >= table->fields || c->cells < 0 || c->out_start < 0 || c->out_stride < 1 ||
+            c->out_start >= out_size || c->cells - 1 > (out_size - 1 - c->out_start) / c->out_stride)
+            return number;
+        if ((why->reason = check(c, size)))
+            return number;
+        /* The bags of one column come one after another: their text is looked through once. */
+        if (!checked || checked->data.at != c->data.at || checked->data.bytes != c->data.bytes) {
+            if ((c->type == TEXT_32 || c->type == TEXT_64)) {
+                high = has_high_bytes(bytes + c->data.at, c->data.bytes);
+                checked = c;
+            }
+        }
+        key_run run = {c->field, c->cells, c->out_start, c->out_stride, 0, 0};
+        for (int64_t done = 0; done < c->cells; done += BLOCK) {
+            int64_t n = c->cells - done < BLOCK ? c->cells - done : BLOCK;
+            for (int64_t i = 0; i < n; i++) {
+                why->cell = c->first + done + i;
+                why->reason = read_cell(c, bytes, why->cell, table->seeds[run.field], high, hashes + i, is_missing + i,
+                                        &text_left);
+                if (why->reason)
+                    return number;
+            }
+            encode_block(table, &run, done, n, hashes, is_missing, out);
+        }
+        missing[run.field] += run.missing;
+        unlisted[run.field] += run.unlisted;
+    }
+    return OK;
+}
