@@ -120,9 +120,10 @@ class Slate:
 
 @dataclass(frozen=True)
 class Scanned:
-    """Rows or columns whose values were found but not read: `read` reads them as one of the forms above."""
+    """A form whose values were found but not read: `read` reads them as one of the above. Its rows share `context`."""
 
     table: JsonTable
+    context: Row
     read: Callable[[], Form]
 
     @property
@@ -156,7 +157,7 @@ def encode(form: Form | Scanned | Batches, encoder: Encoder) -> EncodedBatch:
     if isinstance(form, Batches):
         return form.encode(encoder)
     if isinstance(form, Scanned):
-        batch = encoder.encode_json(form.table)
+        batch = encoder.encode_json(form.table, form.context)
         if batch is not None:
             return batch
         form = form.read()

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 UNIT_ID = re.compile(r"[ -~]{1,256}")
 INCLUDES = frozenset({"logits", "oov_rows", "timing"})
 FORMS = ("instances", "columns", "context", "candidates")
+SLATE = ("context", "candidates")
 MEMBERS = frozenset({*FORMS, "model", "version", "label", "unit_id", "request_id", "include"})
 # Literals that JSON does not have and that some writers produce; only then is the slower reader worth its time.
 NONFINITE_LITERALS = (b"NaN", b"Infinity")
@@ -49,7 +50,10 @@ def read_predict(body: bytes, max_rows: int) -> Predict:
         return read_document(_read_json(body), None, max_rows)
     start, end = table.member
     envelope = orjson.loads(body[:start] + b"0" + body[end:])
-    scanned = Scanned(table, lambda: _read_form(orjson.loads(body), []) or Rows([]))
+    context = envelope.get("context", {})
+    if not isinstance(context, dict) or not context.keys().isdisjoint(table.fields()):
+        return read_document(_read_json(body), None, max_rows)
+    scanned = Scanned(table, context, lambda: _read_form(orjson.loads(body), []) or Rows([]))
     return read_document(envelope, scanned, max_rows)
 
 
@@ -149,13 +153,13 @@ def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str
 
 
 def _read_form(document: Row, faults: list[Fault]) -> Form | None:
-    given = [name for name in FORMS if name in document]
+    given = tuple(name for name in FORMS if name in document)
     readers: dict[tuple[str, ...], Callable[[Row, list[Fault]], Form | None]] = {
         ("instances",): _read_rows,
         ("columns",): _read_columns,
-        ("context", "candidates"): _read_slate,
+        SLATE: _read_slate,
     }
-    reader = readers.get(tuple(given))
+    reader = readers.get(given)
     if reader is None:
         faults.append(_one_form(given))
         return None
@@ -166,14 +170,16 @@ def _read_form(document: Row, faults: list[Fault]) -> Form | None:
 
 
 def _check_alone(document: Row, faults: list[Fault]) -> None:
-    """Add the fault of a document that has a second form."""
-    given = [name for name in FORMS if name in document]
-    if len(given) > 1:
+    """Add the fault of a document that has a second form, or half of one."""
+    given = tuple(name for name in FORMS if name in document)
+    if given not in ((), ("instances",), ("columns",), SLATE):
         faults.append(_one_form(given))
 
 
-def _one_form(given: list[str]) -> Fault:
-    return Fault("#", f"exactly one of instances, columns, or context with candidates is needed, not {given}")
+def _one_form(given: Sequence[str]) -> Fault:
+    return Fault(
+        "#", f"exactly one of instances, columns, or context with candidates is needed, not {list(given)}"
+    )
 
 
 def _read_rows(document: Row, faults: list[Fault]) -> Form | None:

@@ -106,18 +106,22 @@ class Encoder:
                 repeated.add(position)
         return self._encode(columns, len(candidates), repeated)
 
-    def encode_json(self, table: JsonTable) -> EncodedBatch | None:
+    def encode_json(self, table: JsonTable, context: Row | None = None) -> EncodedBatch | None:
         """Encode a JSON table without making objects of its values; None when only the other methods can.
 
-        They also word what is wrong with it: an unknown or missing field, a value that no key can be.
+        The rows share what `context` has, which is encoded once; a field must not be in both. The other methods
+        also word what is wrong: an unknown or missing field, a value that no key can be.
         """
         plan = self._json_plan(table.names)
         if plan is None or not table.other.isdisjoint(plan.keyed):
             return None
+        context = context or {}
+        if self._refuse_unknown and not context.keys() <= self.schema.index.keys():
+            return None
         counts = np.zeros((2, len(self.schema.fields)), np.int64)
         if plan.valued:
             try:
-                valued = self._encode_valued(table, plan)
+                valued = self._encode_valued(table, plan, context)
             except FeatureError:
                 return None
             ids, bags = valued.ids, valued.bags
@@ -203,12 +207,13 @@ class Encoder:
                 keyed.append((position, column, self.schema.single.index(position)))
         return _JsonPlan(SpanColumns(keyed), frozenset(column for _, column, _ in keyed), tuple(valued))
 
-    def _encode_valued(self, table: JsonTable, plan: _JsonPlan) -> EncodedBatch:
+    def _encode_valued(self, table: JsonTable, plan: _JsonPlan, context: Row) -> EncodedBatch:
         """Encode the fields that are not text keys of the table; the ids of the others stay open."""
-        absent = {position for position, column in plan.valued if column is None}
-        assembly = Assembly(self.schema, table.rows, absent, log=False)
+        shared = {position for position, column in plan.valued if column is None}
+        assembly = Assembly(self.schema, table.rows, shared, log=False)
         for position, column in plan.valued:
-            assembly.add(position, [None] if column is None else table.values(column))
+            name = self.schema.names[position]
+            assembly.add(position, [context.get(name)] if column is None else table.values(column))
         return assembly.look_up(self.vocabulary)
 
     def _known_rows(self, ids: NDArray[Any], absent: NDArray[np.bool_], fields: Any) -> NDArray[np.int32]:

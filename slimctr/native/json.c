@@ -1,10 +1,10 @@
 /* Finds the values of a JSON table without making objects of them: where each one starts and ends in the text.
  *
- * Reads {"columns": {name: [value, ...], ...}, ...} or {"instances": [{name: value, ...}, ...], ...} and skips every other
- * member. It accepts less than JSON does and nothing more: what it does not read is left to a general reader, which
- * also words the errors. Not read: escapes, control characters, exponents, columns of different lengths, a name twice in an
- * object, rows that bring new names, rows of many fields in orders of their own, more than MAX_COLUMNS names. The caller
- * vouches for valid UTF-8.
+ * Reads {"columns": {name: [value, ...], ...}, ...} or {"instances": [{name: value, ...}, ...], ...}, whose rows may be
+ * called "candidates" too, and skips every other member. It accepts less than JSON does and nothing more: what it does
+ * not read is left to a general reader, which also words the errors. Not read: escapes, control characters, exponents,
+ * columns of different lengths, a name twice in an object, rows that bring new names, rows of many fields in orders of
+ * their own, more than MAX_COLUMNS names. The caller vouches for valid UTF-8.
  *
  * No function allocates or keeps state.
  */
@@ -27,7 +27,7 @@ typedef struct {
 } span;
 
 typedef struct {
-    int64_t member_start, member_end; /* the value of "columns" or "instances" */
+    int64_t member_start, member_end; /* the value of "columns", "instances" or "candidates" */
     int64_t by_rows;                  /* 1: value of row r, column c at r * columns + c; 0: at c * rows + r */
     int64_t rows, columns;
     int64_t name_bytes, other_columns;
@@ -316,7 +316,8 @@ SLIMCTR_API int64_t slimctr_scan_json(const uint8_t *text, int64_t bytes, table 
         if (!(p = member(&r, p, &name)) || p == r.end)
             return NOT_READ;
         int is_columns = is_name(&r, name, (const uint8_t *)"columns", 7);
-        int is_rows = is_name(&r, name, (const uint8_t *)"instances", 9);
+        int is_rows = is_name(&r, name, (const uint8_t *)"instances", 9) ||
+                      is_name(&r, name, (const uint8_t *)"candidates", 10);
         if ((is_columns || is_rows) && t->rows)
             return NOT_READ; /* other readers take the last of two members of one name */
         if ((is_columns && *p == '{') || (is_rows && *p == '[')) {

@@ -68,6 +68,10 @@ class JsonTable:
     other: frozenset[int]
     member: tuple[int, int]
 
+    def fields(self) -> list[str]:
+        """Return the names of the columns."""
+        return self.names.decode().split('"')[:-1]
+
     def values(self, column: int) -> list[Any]:
         """Return a column as Python values."""
         start = column * self.column_stride

@@ -42,7 +42,7 @@ struct bag {
 struct record {
     const uint8_t *bytes;
     const struct segment *segment;
-    int32_t bits;
+    int32_t bits, repeats;                 /* repeats: every row of the block reads this record */
     const uint8_t *remainder;
 };
 
@@ -53,7 +53,7 @@ INLINE struct record locate(const struct table *table, int codec, int32_t id) {
     int64_t row = (uint32_t)id < (uint64_t)table->rows ? id : 0;
     if (codec == QUOTIENT_REMAINDER) {
         int64_t quotients = (table->rows + table->divisor - 1) / table->divisor;
-        return (struct record){segment->records + row / table->divisor * segment->record_bytes, segment, 0,
+        return (struct record){segment->records + row / table->divisor * segment->record_bytes, segment, 0, 0,
                                segment->records + (quotients + row % table->divisor) * segment->record_bytes};
     }
     if (codec == MASKED_FLOAT32 || codec == MASKED_FLOAT16) return locate_masked(table, row);
@@ -61,7 +61,7 @@ INLINE struct record locate(const struct table *table, int codec, int32_t id) {
     for (int next = 1; next < table->segment_count; next++) place += row >= table->segments[next].start_row;
     segment += place;
     return (struct record){segment->records + (row - segment->start_row) * segment->record_bytes, segment,
-                           segment->bits, 0};
+                           segment->bits, 0, 0};
 }
 
 /* Without branches for records of a cache line or less, which may straddle two. */
@@ -152,7 +152,9 @@ INLINE void add_row(const struct table *table, struct record record, int codec, 
 
 INLINE void decode_rows(const struct table *table, const struct record *found, int64_t rows, int codec, int dim,
                         float *restrict out, int64_t width) {
-    for (int64_t row = 0; row < rows; row++) decode_row(table, found[row], codec, dim, out + row * width);
+    int64_t distinct = found->repeats ? 1 : rows;
+    for (int64_t row = 0; row < distinct; row++) decode_row(table, found[row], codec, dim, out + row * width);
+    for (int64_t row = distinct; row < rows; row++) memcpy(out + row * width, out, (size_t)dim * sizeof(float));
 }
 
 /* Rows are added in the order of the bag, starting from the first; an empty bag reads as zeros. */
@@ -199,12 +201,26 @@ static int well_formed(const struct bag *bag, int64_t batch) {
         case MASKED_FLOAT16: statement(MASKED_FLOAT16); break;          \
     }
 
+/* Whether a block asks one row of a table for all of its instances: the context of a slate. */
+INLINE int is_constant(const int32_t *ids, int64_t rows, int64_t singles) {
+    if (rows < 2 || ids[0] != ids[singles] || ids[0] != ids[(rows - 1) * singles]) return 0;
+    int32_t differs = 0;
+    for (int64_t row = 1; row < rows; row++) differs |= ids[row * singles] ^ ids[0];
+    return !differs;
+}
+
 /* Find the records of rows start .. start+rows of tables first .. stop, one table after the other. */
 INLINE void find_block(const struct table *tables, int64_t first, int64_t stop, const int32_t *ids, int64_t rows,
                        int64_t singles, struct record *found) {
     for (int64_t index = first; index < stop; index++, found += rows) {
         const struct table *table = &tables[index];
         if (table->pooling != SINGLE) continue;
+        if (is_constant(ids + table->source, rows, singles)) {
+            found[0] = locate(table, table->codec, ids[table->source]);
+            found[0].repeats = 1;
+            prefetch(found[0]);
+            continue;
+        }
         for (int64_t row = 0; row < rows; row++) {
             found[row] = locate(table, table->codec, ids[row * singles + table->source]);
             prefetch(found[row]);

@@ -22,7 +22,7 @@ INLINE struct record locate_masked(const struct table *table, int64_t row) {
     int64_t block_bytes = MASKED_OFFSET_BYTES + MASKED_BLOCK_ROWS * segment->record_bytes;
     const uint8_t *block = segment->records + row / MASKED_BLOCK_ROWS * block_bytes;
     return (struct record){
-        block + MASKED_OFFSET_BYTES + row % MASKED_BLOCK_ROWS * segment->record_bytes, segment, 0, block};
+        block + MASKED_OFFSET_BYTES + row % MASKED_BLOCK_ROWS * segment->record_bytes, segment, 0, 0, block};
 }
 
 /* One chunk of at most 64 elements, whose mask bits fill one word. The index was checked when the table was opened;

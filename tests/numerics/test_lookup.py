@@ -40,13 +40,16 @@ def packed(table, layout, dim: int, **settings) -> StoredTable:
 
 
 def assert_reads(table: StoredTable, values: np.ndarray) -> None:
-    """Every row once in a random order, and rows outside the table as row 0, equal to the last bit."""
+    """Every row once in a random order, then over and over, rows outside the table as row 0; equal to the last bit."""
     order = np.random.default_rng(7).permutation(len(values)).astype(np.int32)
     outside = np.array([-1, len(values), np.iinfo(np.int32).max, np.iinfo(np.int32).min], np.int32)
     ids = np.concatenate([order, outside])[:, None]
     expected = np.concatenate([values[order], np.repeat(values[:1], 4, axis=0)])
-    got = TableLookup([table], table.dim)(ids, [])
-    np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
+    lookup = TableLookup([table], table.dim)
+    np.testing.assert_array_equal(lookup(ids, []).view(np.uint32), expected.view(np.uint32))
+    for row, value in zip(ids, expected, strict=True):
+        repeated = lookup(np.repeat(row[None], 3, axis=0), [])
+        np.testing.assert_array_equal(repeated.view(np.uint32), np.stack([value] * 3).view(np.uint32))
 
 
 def test_widening_is_exact_for_every_half():
@@ -208,9 +211,10 @@ def test_a_matrix_wider_than_the_kernel_counts_is_refused():
             TableLookup([table], 2**32)
 
 
+@pytest.mark.parametrize("constant_until", [0, 64, 70, 200])
 @pytest.mark.parametrize("batch", [0, 1, 3, 63, 64, 65, 200])
-def test_many_tables_are_read_in_blocks_of_any_shape(batch):
-    """Blocks hold several tables where the batch is small and some rows of one where it is large."""
+def test_many_tables_are_read_in_blocks_of_any_shape(batch, constant_until):
+    """Blocks hold several tables where the batch is small and some rows of one where it is large; slates repeat ids."""
     rng = np.random.default_rng(batch)
     tables, values, column = [], [], 0
     for source, dim in enumerate(DIMS * 9):
@@ -225,6 +229,7 @@ def test_many_tables_are_read_in_blocks_of_any_shape(batch):
         values.append(rows)
         column += dim
     ids = rng.integers(-1, ROWS + 1, (batch, len(tables)), dtype=np.int32)
+    ids[:constant_until, ::2] = ids[:1, ::2]
     known = np.where((ids < 0) | (ids >= ROWS), 0, ids)
     expected = np.concatenate([rows[known[:, i]] for i, rows in enumerate(values)], axis=1)
 

@@ -38,6 +38,36 @@ def test_the_three_forms_give_the_same_batch() -> None:
         np.testing.assert_array_equal(batch.bags[0].offsets, batches[0].bags[0].offsets)
 
 
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"user": "u1"},
+        {"price": 3, "tags": ["red", "new"], "site": None},
+        {"user": 17, "tags": []},
+        {"tags": ["red"] * 3, "unit": "é"},
+        {},
+    ],
+)
+def test_a_slate_is_the_batch_of_its_expanded_rows(shared: dict[str, object]) -> None:
+    lenient = Encoder(SCHEMA, ENCODER.vocabulary, "ignore")
+    candidates = [{"ad": "a1", "price": None}, {"ad": "a2"}, {"ad": "ä", "site": "s"}]
+    candidates = [{name: row[name] for name in row if name not in shared} for row in candidates]
+    slate = forms.encode(read({"context": shared, "candidates": candidates}).form, lenient)
+    rows = forms.encode(read({"instances": [{**shared, **row} for row in candidates]}).form, lenient)
+    np.testing.assert_array_equal(slate.ids, rows.ids)
+    np.testing.assert_array_equal(slate.oov, rows.oov)
+    np.testing.assert_array_equal(slate.missing, rows.missing)
+    np.testing.assert_array_equal(slate.bags[0].values, rows.bags[0].values)
+    np.testing.assert_array_equal(slate.bags[0].offsets, rows.bags[0].offsets)
+
+
+def test_candidates_are_encoded_from_their_text() -> None:
+    form = read({"context": {"user": "u1", "tags": ["red"]}, "candidates": [{"ad": "a1"}, {"ad": "a2"}]}).form
+    assert isinstance(form, forms.Scanned)
+    assert form.rows == 2
+    assert ENCODER.encode_json(form.table, form.context) is not None
+
+
 def test_the_request_says_who_asks_of_what() -> None:
     asked = read(
         {
@@ -77,6 +107,10 @@ def test_the_request_says_who_asks_of_what() -> None:
         ({"columns": {"ad": "a1"}}, "#/columns/ad"),
         ({"columns": {"ad": ["a1", "a2"], "user": ["u1"]}}, "#/columns/user"),
         ({"context": [], "candidates": [ROW]}, "#/context"),
+        ({"context": {}, "candidates": [ROW], "columns": {}}, "#"),
+        ({"context": {"nope": 1}, "candidates": [{"ad": "a1"}]}, "#/context/nope"),
+        ({"context": {"price": "x"}, "candidates": [{"ad": "a1"}]}, "#/context/price"),
+        ({"context": {"user": "u1"}, "candidates": [{"ad": "a1"}, {"ad": None}]}, "#/candidates/1/ad"),
         ({"context": {"ad": "a1"}, "candidates": [{}, {"ad": "a2"}]}, "#/candidates/1/ad"),
         ({"instances": [ROW], "unit": "u"}, "#/unit"),
         ({"instances": [ROW], "unit_id": ""}, "#/unit_id"),
