@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 import slimctr
 from model_store.store import ModelStore
+from service.ahead import Ahead
 from service.auth import requires
 from service.batching import Compute
 from service.context import context_of
@@ -60,8 +61,11 @@ FLUSH_SECONDS = 5.0
 logger = logging.getLogger("slimctr.app")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the application; its lifespan opens state, pool and experiments, and closes them in reverse."""
+def create_app(settings: Settings, ahead: Ahead | None = None) -> FastAPI:
+    """Return the application; its lifespan opens state, pool and experiments, and closes them in reverse.
+
+    Versions that `ahead` has verified or opened are not verified or opened again.
+    """
     lifecycle = Lifecycle()
     registry = Metrics()
     app = DirectApp(
@@ -77,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.lifecycle = lifecycle
     app.state.metrics = registry
+    app.state.ahead = ahead
     app.state.startup_error = None
     app.add_context(registry, lifecycle)
     app.add_exception_handler(HTTPException, _http_problem)
@@ -107,7 +112,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     registry: Metrics = app.state.metrics
     store = ModelStore(settings.store)
     compute = Compute(settings.compute_threads)
-    pool = Pool(settings, store, registry, compute)
+    pool = Pool(settings, store, registry, compute, app.state.ahead)
     try:
         spec = None if settings.experiment is None else load_experiment(settings.experiment)
         running = Experiments(spec, open_state(settings.state_url), pool, registry, store)

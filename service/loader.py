@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from model_store.errors import IntegrityError, ManifestError, StoreError
 from model_store.store import ModelStore
+from service.ahead import Ahead, Key, Verified, verify
 from service.batching import BatchQueue, Compute
 from service.model_metrics import ModelMetrics
 from service.resident import anonymous_bytes, return_free_memory
@@ -34,8 +36,16 @@ logger = logging.getLogger("slimctr.loader")
 class Loader:
     """Opens and closes versions one at a time; requests for other versions go on meanwhile."""
 
-    def __init__(self, settings: Settings, store: ModelStore, metrics: Metrics, compute: Compute) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: ModelStore,
+        metrics: Metrics,
+        compute: Compute,
+        ahead: Ahead | None = None,
+    ) -> None:
         self._settings = settings
+        self._ahead = ahead
         self._store = store
         self._metrics = metrics
         self._model_metrics = ModelMetrics(metrics)
@@ -46,15 +56,7 @@ class Loader:
         """Make `version` READY, or UNAVAILABLE with its reason; raises nothing that an artifact can provoke."""
         error: Exception | None = None
         try:
-            opened = await self._in_thread(
-                partial(
-                    open_version,
-                    self._store,
-                    version,
-                    threads=self._settings.intra_op_threads,
-                    unknown_fields=self._settings.unknown_fields,
-                )
-            )
+            opened = await self._in_thread(partial(self._open, version))
             version.serving = self._serving(version, opened)
             version.counts = FieldCounts.of(len(opened.scorer.encoder.schema.fields))
             version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
@@ -106,9 +108,32 @@ class Loader:
                     version.memory_bytes = memory_bytes
                     self._model_metrics.memory(version)
 
+    def keep_ahead(self, keys: Collection[Key]) -> None:
+        """Let go of what was opened ahead of the service, except what is loaded next."""
+        if self._ahead is not None:
+            self._ahead.keep(keys)
+
     def shutdown(self) -> None:
         """End the thread."""
+        self.keep_ahead(())
         self._thread.shutdown()
+
+    def _open(self, version: Version) -> "Opened":
+        def at(state: State) -> None:
+            version.state = state
+
+        verified = None
+        if self._ahead is not None:
+            key = (version.model, version.number)
+            opened = self._ahead.opened.pop(key, None)
+            if opened is not None:
+                return opened
+            at(State.VERIFYING)
+            verified = self._ahead.take(key)
+        if verified is None:
+            at(State.VERIFYING)
+            verified = verify(self._store.path(version.model, version.number).resolve())
+        return open_version(verified, self._settings, at)
 
     def _serving(self, version: Version, opened: "Opened") -> Serving:
         queue = BatchQueue(
@@ -148,24 +173,21 @@ class Opened:
     load_s: float
 
 
-def open_version(
-    store: ModelStore, version: Version, *, threads: int, unknown_fields: Literal["error", "ignore"]
-) -> Opened:
-    """Take one version through verify, map, warm up and golden rows; runs in the loader's thread.
+def open_version(verified: Verified, settings: Settings, at: Callable[[State], None]) -> Opened:
+    """Take a verified version through map, warm up and golden rows, telling `at` where it is; closes its artifact.
 
     Raises StoreError, EngineError, or anything a damaged artifact provokes; nothing stays open then.
     """
     begin = time.perf_counter()
     return_free_memory()
     anonymous_before = anonymous_bytes()
-    version.state = State.VERIFYING
-    path = store.path(version.model, version.number).resolve()
-    scorer = Scorer.open(path, threads, unknown_fields)
+    with verified.artifact as artifact:
+        scorer = Scorer.of(artifact, settings.intra_op_threads, settings.unknown_fields)
     try:
-        version.state = State.WARMING
+        at(State.WARMING)
         scorer.warm_up()
         inline_rows = measure_inline_rows(scorer)
-        version.state = State.CHECKING
+        at(State.CHECKING)
         difference = scorer.check_golden()
     except BaseException:
         scorer.close()
@@ -173,12 +195,21 @@ def open_version(
     return_free_memory()
     return Opened(
         scorer,
-        path,
+        artifact.directory,
         inline_rows,
         max(0, anonymous_bytes() - anonymous_before),
         difference,
-        time.perf_counter() - begin,
+        verified.seconds + time.perf_counter() - begin,
     )
+
+
+def open_ahead(ahead: Ahead, settings: Settings) -> None:
+    """Take every version of `ahead` through its gates, here and now; workers will report those that fail."""
+    for key in ahead.pending():
+        verified = ahead.take(key)
+        if verified is not None:
+            with suppress(Exception):
+                ahead.opened[key] = open_version(verified, settings, lambda state: None)
 
 
 def measure_inline_rows(scorer: Scorer) -> int:

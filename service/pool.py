@@ -12,6 +12,7 @@ from typing import Any
 
 from model_store.labels import Labels
 from model_store.store import DEFAULT_LABEL, ModelStore
+from service.ahead import Ahead, Key
 from service.batching import Compute
 from service.catalog import Catalog
 from service.errors import LoadFailed, NotReady, UnknownName, VersionInUse
@@ -24,7 +25,6 @@ from service.versions import State, Version
 from slimctr.features import FeatureSchema
 from slimctr.scoring import Scorer
 
-Key = tuple[str, int]
 # How often resident bytes are read again: the kernel walks the page tables for it.
 MEMORY_REFRESH_SECONDS = 15.0
 
@@ -34,11 +34,18 @@ logger = logging.getLogger("slimctr.pool")
 class Pool:
     """Loaded versions and the labels that lead to them."""
 
-    def __init__(self, settings: Settings, store: ModelStore, metrics: Metrics, compute: Compute) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: ModelStore,
+        metrics: Metrics,
+        compute: Compute,
+        ahead: Ahead | None = None,
+    ) -> None:
         self.catalog = Catalog(store)
         self._settings = settings
         self._metrics = metrics
-        self._loader = Loader(settings, store, metrics, compute)
+        self._loader = Loader(settings, store, metrics, compute, ahead)
         self._versions: dict[Key, Version] = {}
         self._labels: dict[str, Labels] = {}
         self._routes: dict[str, dict[str, int]] = {}
@@ -270,7 +277,9 @@ class Pool:
                     if version.state is State.UNAVAILABLE:
                         del self._versions[(model, version.number)]
         self._labels = labels
-        self._looked = True
+        if not self._looked:
+            self._looked = True
+            self._loader.keep_ahead(self._wanted())
         self._reconcile()
 
     def _wanted_labels(self, model: str) -> dict[str, str]:

@@ -10,7 +10,9 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.ahead import Ahead
 from service.app import FLUSH_SECONDS, create_app
 from service.lifecycle import Lifecycle
 from service.settings import Settings
@@ -86,7 +88,7 @@ def build_server(
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=HttpToolsProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -166,21 +168,23 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(settings: Settings) -> None:
-    """Serve in this process on host and port until a signal ends it.
+def serve(settings: Settings, ahead: Ahead | None = None) -> None:
+    """Serve in this process on host and port until a signal ends it; `ahead` is that of `create_app`.
 
     Raises ConfigError or ExperimentError for an address that cannot be had and an experiment that cannot run.
     """
     configure_logging(settings.log_level)
     with listening_socket(settings) as listener:
         where = {"detail": f"{address_of(listener)} (dashboard: /dashboard, API: /docs)"}
-        serve_on(listener, settings, lambda: logger.info("serving", extra=where))
+        serve_on(listener, settings, lambda: logger.info("serving", extra=where), ahead)
 
 
-def serve_on(listener: socket.socket, settings: Settings, on_started: Callable[[], None]) -> None:
+def serve_on(
+    listener: socket.socket, settings: Settings, on_started: Callable[[], None], ahead: Ahead | None = None
+) -> None:
     """Serve on a bound socket as `serve` does; `on_started` is called once it accepts requests."""
     configure_logging(settings.log_level)
-    app = create_app(settings)
+    app = create_app(settings, ahead)
     server = build_server(app, settings, on_started)
 
     def is_news(record: logging.LogRecord) -> bool:

@@ -24,7 +24,10 @@ from typing import NamedTuple
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
+from service.ahead import Ahead
 from service.experiments.errors import ExperimentError
+from service.loader import open_ahead
+from service.resident import return_free_memory
 from service.server import address_of, listening_sockets, serve_on
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
@@ -36,9 +39,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 logger = logging.getLogger("slimctr.workers")
 
 
-def serve_workers(settings: Settings) -> int:
+def serve_workers(settings: Settings, ahead: Ahead | None = None) -> int:
     """Serve with `settings.workers` processes until a signal ends them; return the exit status.
 
+    The versions of `ahead` are opened here, before the workers are forked, which share what they read and hold.
     Raises ConfigError as `service.server.serve` does, also for what a worker refuses at its start.
     """
     configure_logging(settings.log_level)
@@ -48,10 +52,13 @@ def serve_workers(settings: Settings) -> int:
     ):
         # Read by the metrics of a worker when it makes them; a fresh folder knows nothing of earlier runs.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_folder
+        if ahead is not None:
+            logger.info("opening the labeled versions")
+            open_ahead(ahead, settings)
         # What exists now is never garbage: a collection in a worker shall not write to all the pages it shares.
         gc.collect()
         gc.freeze()
-        return Supervisor(settings, listeners).run()
+        return Supervisor(settings, listeners, ahead).run()
 
 
 class Worker(NamedTuple):
@@ -68,8 +75,11 @@ class Supervisor:
     served ends the service: the next one would fail for the same reason.
     """
 
-    def __init__(self, settings: Settings, listeners: Sequence[socket.socket]) -> None:
+    def __init__(
+        self, settings: Settings, listeners: Sequence[socket.socket], ahead: Ahead | None = None
+    ) -> None:
         self._settings = settings
+        self._ahead = ahead
         self._listeners = listeners
         self._processes = multiprocessing.get_context("fork")
         self._workers: dict[BaseProcess, Worker] = {}
@@ -85,6 +95,10 @@ class Supervisor:
         logger.info("workers share one address", extra={"detail": address_of(self._listeners[0])})
         for slot in range(len(self._listeners)):
             self._start(slot)
+        if self._ahead is not None:
+            # The first workers have it; the labels may have moved when a replacement starts.
+            self._ahead.close()
+            return_free_memory()
         while self._workers:
             wait([process.sentinel for process in self._workers])
             for process in [process for process in self._workers if not process.is_alive()]:
@@ -101,7 +115,10 @@ class Supervisor:
                 served = self._processes.Event()
                 process = self._processes.Process(
                     target=run_worker,
-                    args=(slot, self._life, self._settings, self._listeners[slot], served, self._refusals),
+                    args=(
+                        *(slot, self._life, self._settings, self._listeners[slot]),
+                        *(served, self._refusals, self._ahead),
+                    ),
                     name="slimctr-worker",
                 )
                 process.start()
@@ -137,6 +154,7 @@ def run_worker(
     listener: socket.socket,
     served: Event,
     refusals: "SimpleQueue[str]",
+    ahead: Ahead | None,
 ) -> None:
     """Serve on the inherited socket; end with the supervisor, even when that was killed.
 
@@ -149,7 +167,7 @@ def run_worker(
     threading.Thread(target=_follow, args=(read_end,), daemon=True).start()
     write_metrics_as(slot)
     try:
-        serve_on(listener, settings, served.set)
+        serve_on(listener, settings, served.set, ahead)
     except (ConfigError, ExperimentError) as error:
         refusals.put(str(error))
         sys.exit(STARTUP_FAILURE)

@@ -45,17 +45,27 @@ def serve(
         from service.experiments import load_experiment
 
         load_experiment(settings.experiment)
+    ahead = _ahead(settings)
     if settings.workers > 1:
         from service.workers import serve_workers
 
-        raise typer.Exit(serve_workers(settings))
+        raise typer.Exit(serve_workers(settings, ahead))
     from service.experiments.errors import ExperimentError
     from service.server import serve as serve_here
 
     try:
-        serve_here(settings)
+        serve_here(settings, ahead)
     except ExperimentError as error:
         raise ConfigError(str(error)) from error
+
+
+def _ahead(settings: Any) -> Any:
+    """Return the labeled versions, being verified from now on; None where workers cannot share them."""
+    if settings.workers > 1 and settings.intra_op_threads > 1:
+        return None  # a session with threads would not survive the fork
+    from service.ahead import Ahead
+
+    return Ahead(settings.store)
 
 
 def _settings(given: dict[str, Any]) -> Any:

@@ -62,10 +62,17 @@ class Scorer:
         not what the manifest says and EngineError for an artifact that this engine cannot serve.
         """
         with open_artifact(Path(path)) as artifact:
-            try:
-                return cls._from(artifact, threads, unknown_fields)
-            except (EngineError, ConfigError) as problem:
-                raise EngineError(f"{path}: {problem}") from problem
+            return cls.of(artifact, threads, unknown_fields)
+
+    @classmethod
+    def of(
+        cls, artifact: Artifact, threads: int = 1, unknown_fields: Literal["error", "ignore"] = "error"
+    ) -> Self:
+        """Do what `open` does with an artifact that is verified already, and needed no longer afterwards."""
+        try:
+            return cls._from(artifact, threads, unknown_fields)
+        except (EngineError, ConfigError) as problem:
+            raise EngineError(f"{artifact.directory}: {problem}") from problem
 
     @classmethod
     def _from(cls, artifact: Artifact, threads: int, unknown_fields: Literal["error", "ignore"]) -> Self:

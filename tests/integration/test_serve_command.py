@@ -189,6 +189,25 @@ def test_long_lived_connections_spread_over_the_workers(store: Path) -> None:
         assert service.stop() == 0
 
 
+def test_workers_share_what_was_opened_before_they_were_forked(store: Path) -> None:
+    with served(store, "--workers", "2", SLIMCTR_DRAIN_DELAY_S="0") as service:
+        url = service.address()
+        with httpx.Client(base_url=url) as client:
+            wait_until_ready(client)
+            assert len(client.post("/v1/predict", json={"instances": raw_rows(3)}).json()["scores"]) == 3
+        assert [maps_tables(pid) for pid in workers_of(service)] == [True, True]
+        deadline = time.monotonic() + START_SECONDS
+        while maps_tables(service.process.pid):
+            assert time.monotonic() < deadline, "the parent keeps what it opened"
+            time.sleep(0.05)
+        assert service.stop() == 0
+
+
+def maps_tables(pid: int) -> bool:
+    """Return whether a process maps the tables of a version."""
+    return "tables.safetensors" in Path(f"/proc/{pid}/maps").read_text()
+
+
 def established(pid: int, port: int) -> int:
     """Return how many connections to `port` a process holds."""
     held = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
