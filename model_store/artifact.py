@@ -23,6 +23,7 @@ NETWORK_FILE = "network.onnx"
 REQUIRED_FILES = (TABLES_FILE, NETWORK_FILE, VOCABULARY_FILE, GOLDEN_FILE)
 
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+_HASH_BYTES = 256 * 1024
 
 
 class Artifact:
@@ -73,7 +74,7 @@ def open_artifact(directory: Path) -> Artifact:
                 raise IntegrityError(
                     f"{directory / name}: {size} bytes where the manifest says {entry.bytes}"
                 )
-            digest = hashlib.file_digest(files[name], "sha256").hexdigest()
+            digest = sha256(files[name])
             if digest != entry.sha256:
                 raise IntegrityError(
                     f"{directory / name}: altered, sha256 {digest} is not that of the manifest"
@@ -83,6 +84,20 @@ def open_artifact(directory: Path) -> Artifact:
             file.close()
         raise
     return Artifact(directory, manifest, files)
+
+
+def sha256(file: BufferedReader) -> str:
+    """Return the digest of an open file in hexadecimal.
+
+    Gives the core to whoever waits for it after every quarter of a megabyte: a server that answers in another thread
+    would else wait for the scheduler's next tick, several milliseconds, each time it has something to do.
+    """
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(_HASH_BYTES))
+    while size := file.readinto(block):
+        digest.update(block[:size])
+        os.sched_yield()
+    return digest.hexdigest()
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,10 @@ from slimctr.scoring import Scorer
 INLINE_SECONDS = 0.0003
 INLINE_CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 INLINE_REPEATS = 5
+# Between golden batches, while other versions are served: about what a request needs of the interpreter.
+GOLDEN_PAUSE_S = 0.0003
+# How long the loading thread may keep the interpreter from the event loop.
+TURN_S = 0.0005
 
 Result = TypeVar("Result")
 logger = logging.getLogger("slimctr.loader")
@@ -51,6 +56,7 @@ class Loader:
         self._model_metrics = ModelMetrics(metrics)
         self._compute = compute
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slimctr-loader")
+        self._held = 0
 
     async def load(self, version: Version) -> None:
         """Make `version` READY, or UNAVAILABLE with its reason; raises nothing that an artifact can provoke."""
@@ -58,6 +64,7 @@ class Loader:
         try:
             opened = await self._in_thread(partial(self._open, version))
             version.serving = self._serving(version, opened)
+            self._held += 1
             version.counts = FieldCounts.of(len(opened.scorer.encoder.schema.fields))
             version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
             version.state = State.READY
@@ -88,6 +95,7 @@ class Loader:
         """Let go of what `version` holds."""
         self.flush_counts(version)
         if version.serving is not None:
+            self._held -= 1
             await self._in_thread(version.serving.scorer.close)
         version.serving = None
         await self._in_thread(return_free_memory)
@@ -133,7 +141,8 @@ class Loader:
         if verified is None:
             at(State.VERIFYING)
             verified = verify(self._store.path(version.model, version.number).resolve())
-        return open_version(verified, self._settings, at)
+        with short_turns():
+            return open_version(verified, self._settings, at, GOLDEN_PAUSE_S if self._held else 0.0)
 
     def _serving(self, version: Version, opened: "Opened") -> Serving:
         queue = BatchQueue(
@@ -173,7 +182,9 @@ class Opened:
     load_s: float
 
 
-def open_version(verified: Verified, settings: Settings, at: Callable[[State], None]) -> Opened:
+def open_version(
+    verified: Verified, settings: Settings, at: Callable[[State], None], golden_pause_s: float = 0.0
+) -> Opened:
     """Take a verified version through map, warm up and golden rows, telling `at` where it is; closes its artifact.
 
     Raises StoreError, EngineError, or anything a damaged artifact provokes; nothing stays open then.
@@ -188,7 +199,7 @@ def open_version(verified: Verified, settings: Settings, at: Callable[[State], N
         scorer.warm_up()
         inline_rows = measure_inline_rows(scorer)
         at(State.CHECKING)
-        difference = scorer.check_golden()
+        difference = scorer.check_golden(golden_pause_s)
     except BaseException:
         scorer.close()
         raise
@@ -210,6 +221,17 @@ def open_ahead(ahead: Ahead, settings: Settings) -> None:
         if verified is not None:
             with suppress(Exception):
                 ahead.opened[key] = open_version(verified, settings, lambda state: None)
+
+
+@contextmanager
+def short_turns() -> Iterator[None]:
+    """Let the event loop wait less for the interpreter, which threads else keep for 5 ms at a time."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def measure_inline_rows(scorer: Scorer) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 SMAPS = Path("/proc/self/smaps")
-SMAPS_ROLLUP = Path("/proc/self/smaps_rollup")
+STATUS = Path("/proc/self/status")
+_MAPPING_LINES = 64  # more than the kernel writes about one mapping
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,15 @@ class MappedFiles:
 
 def parse_mapped_files(smaps: str, folder: Path) -> MappedFiles:
     """Return the sums over the mappings of `/proc/PID/smaps` whose file lies in `folder`."""
-    prefix = f"{folder}/"
     sums = {"Size": 0, "Rss": 0, "Shared_Clean": 0, "Shared_Dirty": 0}
-    inside = False
-    for line in smaps.splitlines():
-        name, colon, rest = line.partition(":")
-        if not colon or " " in name:
-            # A mapping's first line: range, permissions, offset, device, inode, path.
-            columns = line.split(maxsplit=5)
-            inside = len(columns) == 6 and columns[5].startswith(prefix)
-        elif inside and name in sums:
-            sums[name] += int(rest.split()[0]) * 1024
+    # Only the parts that matter are read line by line: the whole has ten thousand lines, and a server waits meanwhile.
+    for mapping in smaps.split(f" {folder}/")[1:]:
+        for line in mapping.split("\n", _MAPPING_LINES)[1:]:
+            name, colon, rest = line.partition(":")
+            if not colon or " " in name:
+                break  # the first line of the next mapping: range, permissions, offset, device, inode, path
+            if name in sums:
+                sums[name] += int(rest.split()[0]) * 1024
     return MappedFiles(sums["Size"], sums["Rss"], sums["Shared_Clean"] + sums["Shared_Dirty"])
 
 
@@ -61,10 +60,13 @@ def _malloc_trim() -> Any:
 
 
 def anonymous_bytes() -> int:
-    """Return the anonymous memory of this process now, 0 where the kernel does not tell."""
+    """Return the anonymous memory of this process now, 0 where the kernel does not tell.
+
+    The kernel's own count, which is at hand; adding it up over the mappings, as `smaps` does, takes many milliseconds.
+    """
     try:
-        for line in SMAPS_ROLLUP.read_text().splitlines():
-            if line.startswith("Anonymous:"):
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         return 0

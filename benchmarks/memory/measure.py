@@ -1,7 +1,7 @@
 """The measurements: start with several workers, tail latency while another model loads, cycles of load and unload."""
 
+import json
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,19 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.memory.service import Service, served, store_of, wait_until, warm
+from benchmarks.memory.client import Client, prepared
+from benchmarks.memory.service import Service, served, store_of, warm
+from benchmarks.memory.tail import Window, tail_of
 from model_store.store import ModelStore
 
 SIZES = (1_000_000, 10_000_000)
 VARIANTS = ("original", "pca_8bit", "ptq_4bit", "pca_mixed")
 WORKERS = (1, 2, 4)
 REQUEST_ROWS = 20
-PAUSE_S = 0.002
+# Seconds of loads to pool, and of the quiet after each; what a load or an unload leaves behind settles before.
+LOADING_S = 16.0
+QUIET_S = 0.6
+SETTLING_S = 0.15
 
 Record = dict[str, Any]
 
@@ -66,12 +71,9 @@ class Bench:
                 }
 
     def tail(self, served_ids: int, loaded_ids: int, variant: str) -> Record:
-        """p99 of a client while a model of `loaded_ids` loads and unloads, against the quiet times between."""
+        """p99 of a client while a model of `loaded_ids` loads, against the quiet times between."""
         model, versions = self._versions(served_ids)
         other, others = self._versions(loaded_ids)
-        quiet: list[float] = []
-        loading: list[float] = []
-        ratios, load_s = [], []
         with TemporaryDirectory(dir=self.store.parent) as folder:
             store = store_of(self.store, model, {"stable": versions["pca_8bit"]}, Path(folder) / "store")
             labels = ModelStore(store_of(self.store, other, {"idle": others[variant]}, store))
@@ -79,26 +81,16 @@ class Bench:
             with served(store, Path(folder)) as service:
                 fields = self._fields(model, versions["pca_8bit"])
                 warm(service, fields, REQUEST_ROWS)
-                client = Client(service, model, fields)
-                for _ in range(self.repeats):
-                    before = client.latencies(lambda: time.sleep(3))
-                    during = client.latencies(
-                        lambda: _load_and_unload(service, labels, other, others[variant])
-                    )
-                    after = client.latencies(lambda: time.sleep(3))
-                    quiet += before + after
-                    loading += during
-                    ratios.append(_p99(during) / _p99(before + after))
-                load_s = [float(s) for s in _load_seconds(service)[1:]]
+                with Client(*service.address, _requests(model, fields)) as client:
+                    windows = []
+                    while sum(window.seconds for window in windows) < LOADING_S:
+                        windows.append(_load_and_unload(service, labels, other, others[variant]))
+                    begins, seconds = client.stop()
         return {
             "key": f"tail/{served_ids}/{loaded_ids}/{variant}",
-            **{"served_ids": served_ids, "loaded_ids": loaded_ids, "variant": variant},
-            **{"quiet_p50_ms": 1e3 * statistics.median(quiet), "quiet_p99_ms": 1e3 * _p99(quiet)},
-            **{"loading_p50_ms": 1e3 * statistics.median(loading), "loading_p99_ms": 1e3 * _p99(loading)},
-            "ratios": ratios,
-            "p99_ratio": statistics.median(ratios),
-            "load_s": statistics.median(load_s),
-            "requests_while_loading": len(loading),
+            **{"served_ids": served_ids, "loaded_ids": loaded_ids, "variant": variant, "loads": len(windows)},
+            "load_s": statistics.median(window.seconds for window in windows),
+            **tail_of(begins, seconds, windows),
         }
 
     def cycles(self, ids: int, variant: str, cycles: int) -> Record:
@@ -141,53 +133,33 @@ class Bench:
         return [field["name"] for field in features["fields"]]
 
 
-class Client:
-    """One client that sends, waits a little, sends again; what it measures includes its own JSON."""
-
-    def __init__(self, service: Service, model: str, fields: list[str]) -> None:
-        self._http = httpx.Client(base_url=service.url, timeout=30)
-        rng = np.random.default_rng(0)
-        ids = rng.zipf(1.3, (64, REQUEST_ROWS, len(fields)))
-        self._bodies = [
-            {
-                "model": model,
-                "instances": [dict(zip(fields, map(str, row), strict=True)) for row in rows.tolist()],
-            }
-            for rows in ids
-        ]
-
-    def latencies(self, work: Any) -> list[float]:
-        """Return the seconds of every request sent while `work` runs in another thread."""
-        thread = threading.Thread(target=work)
-        thread.start()
-        found = []
-        while thread.is_alive():
-            body = self._bodies[len(found) % len(self._bodies)]
-            begin = time.perf_counter()
-            self._http.post("/v1/predict", json=body).raise_for_status()
-            found.append(time.perf_counter() - begin)
-            time.sleep(PAUSE_S)
-        return found
-
-
 def model_name(ids: int) -> str:
     """The model of a size in the store of `benchmarks.large_models`, which imports torch and so is not imported here."""
     return f"large-{ids // 1_000_000}M"
 
 
-def _load_and_unload(service: Service, labels: ModelStore, model: str, number: int) -> None:
+def _load_and_unload(service: Service, labels: ModelStore, model: str, number: int) -> Window:
+    """Load and unload a version, with a quiet time after it; return when the load ran."""
     loads, unloads = (len(service.lines(f"version {what}")) for what in ("ready", "unloaded"))
     labels.set_label(model, "stable", number)
-    wait_until(lambda: len(service.lines("version ready")) > loads)
+    ready, line = service.wait_for("version ready", loads + 1)
+    time.sleep(SETTLING_S)
     labels.remove_label(model, "stable")
-    wait_until(lambda: len(service.lines("version unloaded")) > unloads)
+    unloaded, _ = service.wait_for("version unloaded", unloads + 1)
+    time.sleep(SETTLING_S + QUIET_S)
+    begin = ready - json.loads(line)["duration_ms"] / 1e3
+    return Window(begin, ready, unloaded + SETTLING_S, unloaded + SETTLING_S + QUIET_S)
 
 
-def _load_seconds(service: Service) -> list[float]:
-    return [
-        float(line.partition('"duration_ms":')[2].partition(",")[0].rstrip("}\n")) / 1e3
-        for _, line in service.lines("version ready")
-    ]
+def _requests(model: str, fields: list[str]) -> list[bytes]:
+    ids = np.random.default_rng(0).zipf(1.3, (64, REQUEST_ROWS, len(fields)))
+    return prepared(
+        {
+            "model": model,
+            "instances": [dict(zip(fields, map(str, row), strict=True)) for row in rows.tolist()],
+        }
+        for rows in ids
+    )
 
 
 def _cycle(service: Service, store: Path, model: str, number: int, fields: list[str]) -> Record:
@@ -207,7 +179,3 @@ def _cycle(service: Service, store: Path, model: str, number: int, fields: list[
         "threads": len(list(Path(f"/proc/{pid}/task").iterdir())),
         "descriptors": len(list(Path(f"/proc/{pid}/fd").iterdir())),
     }
-
-
-def _p99(seconds: list[float]) -> float:
-    return float(np.percentile(seconds, 99))

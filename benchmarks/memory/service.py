@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from model_store.store import ModelStore
 
 WAIT_S = 120.0
 ADDRESS = re.compile(r"http://[0-9.]+:\d+")
+EVENT = re.compile(r'"event":"([^"]*)"')
 KINDS = {"Rss": "rss", "Pss": "pss", "Private_Clean": "private_clean", "Private_Dirty": "private_dirty"}
 
 
@@ -28,7 +29,7 @@ class Service:
 
     def __init__(self, store: Path, state: Path, workers: int = 1, **variables: str) -> None:
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
             "SLIMCTR_STATE_URL": f"sqlite:///{state}/state.sqlite3",
             "SLIMCTR_LABEL_POLL_SECONDS": "0.1",
             "SLIMCTR_DRAIN_DELAY_S": "0",
@@ -46,6 +47,7 @@ class Service:
             "0",
         ]
         self._lines: list[tuple[float, str]] = []
+        self._events: dict[str, list[tuple[float, str]]] = {}
         self._more = threading.Condition()
         self.started = time.perf_counter()
         self.process = subprocess.Popen(
@@ -61,15 +63,21 @@ class Service:
         _, line = next(entry for entry in self._lines if ADDRESS.search(entry[1]))
         self.url = ADDRESS.findall(line)[0]
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        url = httpx.URL(self.url)
+        return url.host, int(url.port or 80)
+
     def lines(self, event: str) -> list[tuple[float, str]]:
         """Return the log lines of an event so far, each with the time it was read."""
-        return [(at, line) for at, line in list(self._lines) if f'"event":"{event}"' in line]
+        return list(self._events.get(event, ()))
 
     def wait_for(self, event: str, times: int) -> tuple[float, str]:
         """Return the line of the event that makes `times`; raise RuntimeError when the service ends before."""
         with self._more:
             arrived = self._more.wait_for(
-                lambda: len(self.lines(event)) >= times or self.process.poll() is not None, WAIT_S
+                lambda: len(self._events.get(event, ())) >= times or self.process.poll() is not None, WAIT_S
             )
             found = self.lines(event)
             if not arrived or len(found) < times:
@@ -99,9 +107,13 @@ class Service:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            entry = (time.perf_counter(), line)
+            event = EVENT.search(line)
             with self._more:
-                self._lines.append((time.perf_counter(), line))
-                self._more.notify_all()
+                if event is None or event[1] != "request":  # thousands, which nobody asks for
+                    self._lines.append(entry)
+                    self._events.setdefault(event[1] if event else "", []).append(entry)
+                    self._more.notify_all()
         with self._more:
             self._more.notify_all()
 
@@ -164,15 +176,6 @@ def files_pss(pid: int, folder: Path) -> dict[str, int]:
         elif inside and name == "Pss":
             total += int(rest.split()[0]) * 1024
     return {"files_pss": total}
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Return once the condition holds; raise RuntimeError when that takes too long."""
-    deadline = time.perf_counter() + WAIT_S
-    while not condition():
-        if time.perf_counter() > deadline:
-            raise RuntimeError("waited too long")
-        time.sleep(0.02)
 
 
 def _tree(pid: int) -> list[int]:

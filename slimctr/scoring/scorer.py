@@ -1,5 +1,6 @@
 """The scorer: one open artifact that turns encoded batches into logits."""
 
+import time
 from pathlib import Path
 from typing import Literal, Self
 
@@ -108,9 +109,10 @@ class Scorer:
         _, network = self._open_engine()
         return network.run(stored)
 
-    def check_golden(self) -> float:
+    def check_golden(self, pause_s: float = 0.0) -> float:
         """Score the golden rows one by one, by seven and all at once; return the largest |Δlogit|.
 
+        Sleeps `pause_s` before each batch: other threads get the interpreter while so many short calls are made.
         Raises ParityError when it exceeds `parity_atol` of the manifest or a logit is not finite.
         """
         rows = len(self.golden.batch)
@@ -118,7 +120,9 @@ class Scorer:
         for batch_rows in (*GOLDEN_BATCH_ROWS, rows):
             logits = np.concatenate(
                 [
-                    self.logits(self.golden.batch.slice(start, min(start + batch_rows, rows)))
+                    self._paused_logits(
+                        self.golden.batch.slice(start, min(start + batch_rows, rows)), pause_s
+                    )
                     for start in range(0, rows, batch_rows)
                 ]
             )
@@ -132,6 +136,11 @@ class Scorer:
                 )
             largest = max(largest, float(differences[worst]))
         return largest
+
+    def _paused_logits(self, batch: EncodedBatch, pause_s: float) -> Floats:
+        if pause_s > 0:
+            time.sleep(pause_s)
+        return self.logits(batch)
 
     def warm_up(self) -> None:
         """Score golden rows in batches of 1, 32 and 1,024, so that the first request finds all ready."""

@@ -14,7 +14,7 @@ from slimctr.native.masked import check_index, index_bytes, mask_bytes, masked_b
 
 Array = npt.NDArray[Any]
 
-_CHECK_BYTES = 8 * 1024 * 1024
+_CHECK_BYTES = 1024 * 1024
 _ROW_SCALE_BYTES = 4
 
 

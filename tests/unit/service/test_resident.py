@@ -46,6 +46,6 @@ def test_nothing_is_reported_where_the_kernel_tells_nothing(
 ) -> None:
     assert resident.anonymous_bytes() > 0
     monkeypatch.setattr(resident, "SMAPS", tmp_path / "absent")
-    monkeypatch.setattr(resident, "SMAPS_ROLLUP", tmp_path / "absent")
+    monkeypatch.setattr(resident, "STATUS", tmp_path / "absent")
     assert resident.mapped_files(tmp_path) == resident.MappedFiles()
     assert resident.anonymous_bytes() == 0
