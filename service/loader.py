@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,10 +28,8 @@ from slimctr.scoring import Scorer
 INLINE_SECONDS = 0.0003
 INLINE_CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 INLINE_REPEATS = 5
-# Between golden batches, while other versions are served: about what a request needs of the interpreter.
-GOLDEN_PAUSE_S = 0.0003
-# How long the loading thread may keep the interpreter from the event loop.
-TURN_S = 0.0005
+# While other versions are served, a load made of many short steps leaves the interpreter to them between the steps.
+PAUSE_S = 0.0002
 
 Result = TypeVar("Result")
 logger = logging.getLogger("slimctr.loader")
@@ -141,8 +138,7 @@ class Loader:
         if verified is None:
             at(State.VERIFYING)
             verified = verify(self._store.path(version.model, version.number).resolve())
-        with short_turns():
-            return open_version(verified, self._settings, at, GOLDEN_PAUSE_S if self._held else 0.0)
+        return open_version(verified, self._settings, at, PAUSE_S if self._held else 0.0)
 
     def _serving(self, version: Version, opened: "Opened") -> Serving:
         queue = BatchQueue(
@@ -183,23 +179,24 @@ class Opened:
 
 
 def open_version(
-    verified: Verified, settings: Settings, at: Callable[[State], None], golden_pause_s: float = 0.0
+    verified: Verified, settings: Settings, at: Callable[[State], None], pause_s: float = 0.0
 ) -> Opened:
     """Take a verified version through map, warm up and golden rows, telling `at` where it is; closes its artifact.
 
+    Sleeps `pause_s` between the short steps of which there are many.
     Raises StoreError, EngineError, or anything a damaged artifact provokes; nothing stays open then.
     """
     begin = time.perf_counter()
     return_free_memory()
     anonymous_before = anonymous_bytes()
     with verified.artifact as artifact:
-        scorer = Scorer.of(artifact, settings.intra_op_threads, settings.unknown_fields)
+        scorer = Scorer.of(artifact, settings.intra_op_threads, settings.unknown_fields, pause_s)
     try:
         at(State.WARMING)
         scorer.warm_up()
         inline_rows = measure_inline_rows(scorer)
         at(State.CHECKING)
-        difference = scorer.check_golden(golden_pause_s)
+        difference = scorer.check_golden(pause_s)
     except BaseException:
         scorer.close()
         raise
@@ -221,17 +218,6 @@ def open_ahead(ahead: Ahead, settings: Settings) -> None:
         if verified is not None:
             with suppress(Exception):
                 ahead.opened[key] = open_version(verified, settings, lambda state: None)
-
-
-@contextmanager
-def short_turns() -> Iterator[None]:
-    """Let the event loop wait less for the interpreter, which threads else keep for 5 ms at a time."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(TURN_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 def measure_inline_rows(scorer: Scorer) -> int:

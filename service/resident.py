@@ -6,6 +6,7 @@ anonymous memory of the process (the network and its buffers), measured once aro
 """
 
 import ctypes
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 
 SMAPS = Path("/proc/self/smaps")
 STATUS = Path("/proc/self/status")
+KEPT_FREE_BYTES = 4 * 2**20
+_STEP_BYTES = 16 * 1024
+_STEP_PAUSE_S = 0.0002
 _MAPPING_LINES = 64  # more than the kernel writes about one mapping
 
 
@@ -42,16 +46,29 @@ def parse_mapped_files(smaps: str, folder: Path) -> MappedFiles:
 def mapped_files(folder: Path) -> MappedFiles:
     """Return the sums for this process now; zeros where the kernel does not tell."""
     try:
-        return parse_mapped_files(SMAPS.read_text(), folder.resolve())
+        return parse_mapped_files(_read_in_steps(SMAPS), folder.resolve())
     except OSError:
         return MappedFiles()
 
 
+def _read_in_steps(path: Path) -> str:
+    """Return the text of a file whose reading keeps the kernel busy; others get core and interpreter in between."""
+    parts = []
+    with path.open("rb", buffering=0) as file:
+        while part := file.read(_STEP_BYTES):
+            parts.append(part)
+            time.sleep(_STEP_PAUSE_S)
+    return b"".join(parts).decode()
+
+
 def return_free_memory() -> None:
-    """Give memory that the C allocator keeps free back to the system, where it can (glibc); takes about 1 ms."""
+    """Give memory that the C allocator keeps free back to the system, where it can (glibc); takes about 1 ms.
+
+    What the next requests will need again stays: growing the heap waits for every reader of the memory map.
+    """
     trim = _malloc_trim()
     if trim is not None:
-        trim(0)
+        trim(KEPT_FREE_BYTES)
 
 
 @cache

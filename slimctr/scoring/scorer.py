@@ -67,21 +67,34 @@ class Scorer:
 
     @classmethod
     def of(
-        cls, artifact: Artifact, threads: int = 1, unknown_fields: Literal["error", "ignore"] = "error"
+        cls,
+        artifact: Artifact,
+        threads: int = 1,
+        unknown_fields: Literal["error", "ignore"] = "error",
+        pause_s: float = 0.0,
     ) -> Self:
-        """Do what `open` does with an artifact that is verified already, and needed no longer afterwards."""
+        """Do what `open` does with an artifact that is verified already, and needed no longer afterwards.
+
+        Sleeps `pause_s` before each table, so that other threads get the interpreter.
+        """
         try:
-            return cls._from(artifact, threads, unknown_fields)
+            return cls._from(artifact, threads, unknown_fields, pause_s)
         except (EngineError, ConfigError) as problem:
             raise EngineError(f"{artifact.directory}: {problem}") from problem
 
     @classmethod
-    def _from(cls, artifact: Artifact, threads: int, unknown_fields: Literal["error", "ignore"]) -> Self:
+    def _from(
+        cls,
+        artifact: Artifact,
+        threads: int,
+        unknown_fields: Literal["error", "ignore"],
+        pause_s: float,
+    ) -> Self:
         manifest = artifact.manifest
         schema = FeatureSchema.parse(manifest.features, "features")
         vocabulary = _vocabulary(artifact, schema)
         tables = artifact.tensors(TABLES_FILE)
-        lookup = build_lookup(manifest, tables, schema)
+        lookup = build_lookup(manifest, tables, schema, pause_s)
         _check_rows(manifest, schema, vocabulary)
         if payload_bytes(manifest, tables) != manifest.bytes.payload:
             raise EngineError(
@@ -112,7 +125,7 @@ class Scorer:
     def check_golden(self, pause_s: float = 0.0) -> float:
         """Score the golden rows one by one, by seven and all at once; return the largest |Δlogit|.
 
-        Sleeps `pause_s` before each batch: other threads get the interpreter while so many short calls are made.
+        Sleeps `pause_s` before each batch, as `of` does.
         Raises ParityError when it exceeds `parity_atol` of the manifest or a logit is not finite.
         """
         rows = len(self.golden.batch)
