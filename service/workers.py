@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -34,6 +35,7 @@ from service.telemetry.logs import configure_logging
 from slimctr.errors import ConfigError
 
 STARTUP_FAILURE = 3
+RETRY_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 logger = logging.getLogger("slimctr.workers")
@@ -71,8 +73,9 @@ class Worker(NamedTuple):
 class Supervisor:
     """Starts the workers, passes signals on, replaces the dead, waits for the last.
 
-    Each worker has a listening socket of its own, which its replacement inherits. A worker that ends before it ever
-    served ends the service: the next one would fail for the same reason.
+    Each worker has a listening socket of its own, which its replacement inherits. A worker that ends before any served
+    ends the service: the next one would fail for the same reason. Once the service stands, a replacement that cannot
+    start is tried again: what it needs may be away for a moment, and the other workers serve on.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Supervisor:
         self._refusals: SimpleQueue[str] = self._processes.SimpleQueue()
         self._life = os.pipe()
         self._status = 0
+        self._stands = False
         self._stopping = False
 
     def run(self) -> int:
@@ -133,11 +137,16 @@ class Supervisor:
         if self._stopping:
             return
         logger.error("worker ended", extra={"detail": f"pid {process.pid}, status {process.exitcode}"})
-        if worker.served.is_set():
-            self._start(worker.slot)
-        else:
+        self._stands |= any(known.served.is_set() for known in (worker, *self._workers.values()))
+        if not self._stands:
             self._status = STARTUP_FAILURE
             self._pass_on(signal.SIGTERM, None)
+            return
+        if not worker.served.is_set():
+            reason = "" if self._refusals.empty() else self._refusals.get()
+            logger.error("a worker could not start and is tried again", extra={"detail": reason})
+            time.sleep(RETRY_SECONDS)
+        self._start(worker.slot)
 
     def _pass_on(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True

@@ -103,3 +103,38 @@ def test_workers_that_refuse_at_the_same_time_end_the_service_with_their_reason(
         finally:
             for sig, handler in handlers.items():
                 signal.signal(sig, handler)
+
+
+def test_a_replacement_that_cannot_start_is_tried_again_while_the_others_serve(tmp_path, monkeypatch):
+    """The first worker serves and dies, its replacement is refused twice, the third one serves and asks for the end."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(workers, "RETRY_SECONDS", 0.05)
+    handlers = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
+    lives = multiprocessing.get_context("fork").Value("i", 0)
+    supervisor_pid = os.getpid()
+
+    def live(slot, life, settings, listener, served, refusals, ahead):
+        take_signals()
+        if slot == 1:
+            served.set()
+            sleep()
+        lives.value += 1
+        if lives.value in (2, 3):
+            refusals.put("the state does not answer")
+            os._exit(STARTUP_FAILURE)
+        served.set()
+        if lives.value == 4:
+            os.kill(supervisor_pid, signal.SIGTERM)
+            sleep()
+        os._exit(1)
+
+    monkeypatch.setattr(workers, "run_worker", live)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=2), [listener] * 2)
+        try:
+            assert supervisor.run() == 0
+        finally:
+            for sig, handler in handlers.items():
+                signal.signal(sig, handler)
+    assert lives.value == 4
