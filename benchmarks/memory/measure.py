@@ -21,8 +21,8 @@ VARIANTS = ("original", "pca_8bit", "ptq_4bit", "pca_mixed")
 WORKERS = (1, 2, 4)
 REQUEST_ROWS = 20
 # Seconds of loads to pool, and of the quiet after each; what a load or an unload leaves behind settles before.
-LOADING_S = 16.0
-QUIET_S = 0.6
+LOADING_S = 20.0
+QUIET_S = 0.9
 SETTLING_S = 0.15
 
 Record = dict[str, Any]
