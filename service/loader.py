@@ -30,6 +30,7 @@ INLINE_CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 INLINE_REPEATS = 5
 # While other versions are served, a load made of many short steps leaves the interpreter to them between the steps.
 PAUSE_S = 0.0002
+KEPT_FREE_BYTES = 4 * 2**20
 
 Result = TypeVar("Result")
 logger = logging.getLogger("slimctr.loader")
@@ -95,7 +96,7 @@ class Loader:
             self._held -= 1
             await self._in_thread(version.serving.scorer.close)
         version.serving = None
-        await self._in_thread(return_free_memory)
+        await self._in_thread(partial(return_free_memory, KEPT_FREE_BYTES))
 
     def flush_counts(self, version: Version) -> None:
         """Move the looked-up values since the last flush into the metrics."""
@@ -187,7 +188,8 @@ def open_version(
     Raises StoreError, EngineError, or anything a damaged artifact provokes; nothing stays open then.
     """
     begin = time.perf_counter()
-    return_free_memory()
+    kept_bytes = KEPT_FREE_BYTES if pause_s > 0 else 0
+    return_free_memory(kept_bytes)
     anonymous_before = anonymous_bytes()
     with verified.artifact as artifact:
         scorer = Scorer.of(artifact, settings.intra_op_threads, settings.unknown_fields, pause_s)
@@ -200,7 +202,7 @@ def open_version(
     except BaseException:
         scorer.close()
         raise
-    return_free_memory()
+    return_free_memory(kept_bytes)
     return Opened(
         scorer,
         artifact.directory,

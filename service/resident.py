@@ -14,7 +14,6 @@ from typing import Any
 
 SMAPS = Path("/proc/self/smaps")
 STATUS = Path("/proc/self/status")
-KEPT_FREE_BYTES = 4 * 2**20
 _STEP_BYTES = 16 * 1024
 _STEP_PAUSE_S = 0.0002
 _MAPPING_LINES = 64  # more than the kernel writes about one mapping
@@ -61,14 +60,15 @@ def _read_in_steps(path: Path) -> str:
     return b"".join(parts).decode()
 
 
-def return_free_memory() -> None:
+def return_free_memory(kept_bytes: int = 0) -> None:
     """Give memory that the C allocator keeps free back to the system, where it can (glibc); takes about 1 ms.
 
-    What the next requests will need again stays: growing the heap waits for every reader of the memory map.
+    Up to `kept_bytes` at the end of the heap stay: beside traffic the next requests need them, and growing the heap
+    waits for every reader of the memory map.
     """
     trim = _malloc_trim()
     if trim is not None:
-        trim(KEPT_FREE_BYTES)
+        trim(kept_bytes)
 
 
 @cache

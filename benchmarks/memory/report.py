@@ -23,7 +23,8 @@ def report(records: Records) -> str:
         "# Memory and loading of the service",
         f"Made by `make bench-memory` out of `benchmarks/results/memory.jsonl`: {_spread(origins)}. Artifacts of "
         "`benchmarks.large_models` (39 fields, random weights, seed 0), warm page cache.",
-        "MB are 2^20 bytes. PSS: a page that n processes share counts 1/n. Ready: from the start of `slimctr serve` "
+        "MB are 2^20 bytes. PSS: a page that n processes share counts 1/n. Several workers are forked from a parent that "
+        "opened the version: they map its files, and a page counts once one of them has read it. Ready: from the start of `slimctr serve` "
         f"until the last worker has a version ready. Starts of each: {origins[0]['repeats']}, interleaved; medians.",
         "## Goals",
         "\n".join([GOALS, *_goals(records, starts, tails, cycles)]),
@@ -122,8 +123,10 @@ def _goal(name: str, measured: Mapping[str, float], bound: float, form: str) -> 
 
 
 def _added(records: Records, ids: int, variant: str) -> float:
-    one, two = (records[f"start/{ids}/{variant}/{workers}"]["pss_bytes"] for workers in WORKERS[:2])
-    return float((two - one) / one)
+    """Return what a second worker adds to the whole of one worker; its artifact adds nothing, being shared."""
+    one, two = (records[f"start/{ids}/{variant}/{workers}"] for workers in WORKERS[:2])
+    beyond = [record["pss_bytes"] - record["files_pss_bytes"] for record in (one, two)]
+    return float((beyond[1] - beyond[0]) / one["pss_bytes"])
 
 
 def _spread(origins: list[dict[str, Any]]) -> str:
