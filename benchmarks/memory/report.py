@@ -23,7 +23,7 @@ def report(records: Records) -> str:
         "# Memory and loading of the service",
         f"Made by `make bench-memory` out of `benchmarks/results/memory.jsonl`: {_spread(origins)}. Artifacts of "
         "`benchmarks.large_models` (39 fields, random weights, seed 0), warm page cache.",
-        "MB are 2^20 bytes. PSS: a page that n processes share counts 1/n. Several workers are forked from a parent that "
+        "MB are 2^20 bytes. PSS: a page that n processes share counts 1/n. Workers are forked from a parent that "
         "opened the version: they map its files, and a page counts once one of them has read it. "
         "Ready: from the start of `slimctr serve` "
         f"until the last worker has a version ready. Starts of each: {origins[0]['repeats']}, interleaved; medians.",
