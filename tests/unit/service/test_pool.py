@@ -192,7 +192,7 @@ def test_a_version_whose_golden_rows_differ_never_serves(
 ) -> None:
     build_artifact(tmp_path, label="stable")
 
-    def differs(scorer: object) -> float:
+    def differs(scorer: object, pause_s: float) -> float:
         raise ParityError("golden row 3 differs")
 
     monkeypatch.setattr(loader_module.Scorer, "check_golden", differs)
