@@ -154,7 +154,7 @@ class Inference:
         input_s = time.perf_counter() - context.received_s
         stages = await serving.queue.score(batch, variant=choice.assignment.variant, deadline_s=deadline_s)
         logits = stages.logits
-        if not np.isfinite(logits).all():
+        if not np.logical_and.reduce(np.isfinite(logits)):
             self._metrics.input_issues_total.labels(choice.model, "nonfinite_score").inc()
             raise NonFiniteScore(
                 f"model '{choice.model}' version {choice.version.number} gave a score that is not finite"

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+import pyarrow as pa
 from numpy.typing import NDArray
 
 DISTINCT = {1: 64, 100: 16, 1000: 8}
 """Bodies that the load cycles through, by rows of a request."""
 JSON = "application/json"
 BINARY = "application/octet-stream"
+ARROW = "application/vnd.apache.arrow.stream"
 JSON_LENGTH = "Inference-Header-Content-Length"
 
 SCRIPT = """
@@ -48,11 +50,16 @@ def write_script(folder: Path, form: str, ids: NDArray[np.int32], names: tuple[s
             body, json_bytes = encode(form, ids[start : start + rows], names)
             file.write(b"%010d" % len(body) + body)
     length = "" if json_bytes is None else f', ["{JSON_LENGTH}"] = "{json_bytes}"'
-    content_type = JSON if json_bytes is None else BINARY
+    content_type = content_type_of(form)
     script.write_text(
         SCRIPT % {"bodies": f'"{data}"', "content_type": f'"{content_type}"', "json_length": length}
     )
     return script
+
+
+def content_type_of(form: str) -> str:
+    """Return the media type of a body."""
+    return {"binary": BINARY, "arrow": ARROW}.get(form, JSON)
 
 
 def encode(form: str, ids: NDArray[np.int32], names: tuple[str, ...]) -> tuple[bytes, int | None]:
@@ -64,6 +71,12 @@ def encode(form: str, ids: NDArray[np.int32], names: tuple[str, ...]) -> tuple[b
         case "rows":
             values = ids.astype(str).tolist()
             return orjson.dumps({"instances": [dict(zip(names, row, strict=True)) for row in values]}), None
+        case "arrow":
+            table = pa.table({name: column.astype(str) for name, column in zip(names, ids.T, strict=True)})
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+            return sink.getvalue().to_pybytes(), None
         case "ids":
             return orjson.dumps({"rows": ids.tolist()}), None
         case "oip_json":

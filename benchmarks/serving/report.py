@@ -11,6 +11,7 @@ OURS = "slimctr"
 FORMS = {
     "columns": "JSON columns",
     "rows": "JSON rows",
+    "arrow": "Arrow stream",
     "binary": "binary tensors",
     "ids": "JSON row ids",
     "oip_json": "JSON tensors",
@@ -58,8 +59,8 @@ def _head(records: list[dict]) -> str:
         "server is one process with one compute thread (LitServe and MLServer start helpers), all of it pinned to one "
         "core; wrk runs on the other with one thread, keep-alive, closed loop, cycling distinct bodies. All servers are "
         "up at once and are loaded in turn, cell by cell. The plain services and the model servers score the float "
-        "model and get row ids; ours gets raw text values in JSON (which it looks up in the vocabulary) and row ids in "
-        "binary. Scores of every server were compared with torch or the engine before the load."
+        "model and get row ids; ours gets raw text values in JSON and Arrow (which it looks up in the vocabulary) and "
+        "row ids in binary. Scores of every server were compared with torch or the engine before the load."
     )
 
 
@@ -99,7 +100,7 @@ def _verdicts(cells: dict[Cell, dict[str, float]], engine: dict[int, float]) -> 
                 f"| p50 of one row at 1 connection, {FORMS[form]}, against an empty FastAPI route with the same body "
                 f"| {ours['p50_ms']:.3f} against {empty['p50_ms']:.3f} ms: {ours['p50_ms'] / empty['p50_ms']:.2f}x |"
             )
-    for form in ("binary", "columns", "rows"):
+    for form in ("binary", "arrow", "columns", "rows"):
         best = max((_rate(cells, OURS, form, 1000)), default=0.0)
         if best and 1000 in engine:
             lines.append(

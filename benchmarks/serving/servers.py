@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.large_models import model_name
-from benchmarks.serving.bodies import BINARY, JSON, JSON_LENGTH, encode, scores_of
+from benchmarks.serving.bodies import JSON_LENGTH, content_type_of, encode, scores_of
 from benchmarks.serving.model import IDS, Files
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +76,7 @@ CONFIGS = {
             {
                 "columns": "/v1/predict",
                 "rows": "/v1/predict",
+                "arrow": "/v1/predict",
                 "binary": f"/v2/models/{model_name(IDS)}/infer",
             },
             scores="compressed",
@@ -194,7 +195,7 @@ class Server:
     def ask(self, form: str, ids: NDArray[np.int32], names: tuple[str, ...]) -> NDArray[np.float32]:
         """Return the scores of `ids`; raises ValueError for an answer that is not 200."""
         body, json_bytes = encode(form, ids, names)
-        headers = {"Content-Type": JSON if json_bytes is None else BINARY}
+        headers = {"Content-Type": content_type_of(form)}
         if json_bytes is not None:
             headers[JSON_LENGTH] = str(json_bytes)
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

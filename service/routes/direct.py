@@ -1,6 +1,6 @@
 """The scoring paths (POST only) without the layers of the framework: only the context wraps the handler."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
@@ -12,6 +12,18 @@ from service.lifecycle import Lifecycle
 from service.telemetry.metrics import Metrics
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class DirectRequest(Request):
+    """A request whose headers are a dictionary by lower-case name; of a header given twice the first counts."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:  # type: ignore[override]
+        """Headers by lower-case name."""
+        if not hasattr(self, "_by_name"):
+            pairs = reversed(self.scope["headers"])
+            self._by_name = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+        return self._by_name
 
 
 class DirectRoute(APIRoute):
@@ -51,5 +63,5 @@ class DirectApp(FastAPI):
 
 
 async def _call_endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-    response = await scope["route"].endpoint(Request(scope, receive, send))
+    response = await scope["route"].endpoint(DirectRequest(scope, receive, send))
     await response(scope, receive, send)

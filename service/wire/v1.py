@@ -99,9 +99,7 @@ def write_predict(answer: Mapping[str, Any]) -> bytes:
 
 def oov_report(names: tuple[str, ...], oov: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Return the total and the fields (F) that had values without a row of their own."""
-    if not oov.any():
-        return {"total": 0, "by_field": {}}
-    by_field = {names[i]: int(oov[i]) for i in np.flatnonzero(oov)}
+    by_field = {name: count for name, count in zip(names, oov.tolist(), strict=True) if count}
     return {"total": sum(by_field.values()), "by_field": by_field}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimctr.native.keys import KeyTable
-from slimctr.native.library import library
+from slimctr.native.library import address, library
 
 NUMBERS = (
     "field",
@@ -73,9 +73,9 @@ def encode_cells(
     if counts.shape[1] != table.fields:
         raise ValueError(f"the kernel needs counts of {table.fields} fields, not {counts.shape[1]}")
     why = Refusal()
-    missing = counts.ctypes.data
+    missing = address(counts)
     status = _encode()(
-        *(table.address, data, len(data), cells.ctypes.data, len(cells), out.ctypes.data, len(out)),
+        *(table.address, data, len(data), address(cells), len(cells), address(out), len(out)),
         *(missing, missing + 8 * table.fields, max_text_bytes, ctypes.addressof(why)),
     )
     return None if status == _OK else (status, why)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slimctr.native.library import library
+from slimctr.native.library import address, library
 
 _OK = -1
 _MAX_COLUMNS = 1024
@@ -96,7 +96,7 @@ def scan_json(text: bytes) -> JsonTable | None:
     capacity = 2 * text.count(b",") + 1
     spans = np.empty((capacity, 2), np.int32)
     scratch = _scratch
-    if _scan()(text, len(text), *scratch.places, spans.ctypes.data, capacity) != _OK:
+    if _scan()(text, len(text), *scratch.places, address(spans), capacity) != _OK:
         return None
     found = scratch.found
     columns, rows = found.columns, found.rows

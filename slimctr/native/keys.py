@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from slimctr.native.json_table import JsonTable
-from slimctr.native.library import library
+from slimctr.native.library import address, library
 
 MISSING = int(np.iinfo(np.int64).min)
 """The integer that stands for a missing value."""
@@ -21,6 +21,7 @@ RUN = np.dtype(
 
 
 _OK, _BAD_RUN = -1, -2
+_INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 
 
 class _KeyTable(ctypes.Structure):
@@ -110,8 +111,8 @@ def encode_integers(
 
     Raises ValueError when a run leaves the values, the fields or `out`.
     """
-    address = _address(values, np.int64, len(values))
-    _refuse(_kernels().slimctr_encode_integers(table.address, address, len(values), *_places(runs, out)))
+    place = _address(values, np.int64, len(values))
+    _refuse(_kernels().slimctr_encode_integers(table.address, place, len(values), *_places(runs, out)))
 
 
 class SpanColumns:
@@ -132,12 +133,12 @@ def encode_spans(
     """
     rows, singles = ids.shape
     fields = counts.shape[1]
-    place = _address(counts, np.int64, 2)
+    place = _address(counts, _INT64, 2)
     _refuse(
         _kernels().slimctr_encode_spans(
-            *(table.address, keys.text, len(keys.text), _address(keys.spans, np.int32, len(keys.spans))),
+            *(table.address, keys.text, len(keys.text), _address(keys.spans, _INT32, len(keys.spans))),
             *(len(keys.spans), keys.column_stride, keys.row_stride, rows, columns.address, columns.count),
-            *(_address(ids, np.int32, rows), singles, ids.size, place, place + 8 * fields),
+            *(_address(ids, _INT32, rows), singles, ids.size, place, place + 8 * fields),
         )
     )
 
@@ -163,13 +164,13 @@ def _places(runs: NDArray[np.void], out: NDArray[np.int32]) -> tuple[int, int, i
 
 def _address(array: NDArray[Any], dtype: DTypeLike, length: int) -> int:
     """Address of the first element; raises TypeError or ValueError unless it is what the kernel reads."""
-    if array.dtype != dtype or not array.flags.c_contiguous:
+    if (array.dtype is not dtype and array.dtype != dtype) or not array.flags.c_contiguous:
         raise TypeError(
             f"the kernel needs contiguous {np.dtype(dtype)}, not {array.dtype} with strides {array.strides}"
         )
     if len(array) != length:
         raise ValueError(f"the kernel needs {length} elements, not {len(array)}")
-    return int(array.ctypes.data)
+    return address(array)
 
 
 def _refuse(status: int) -> None:

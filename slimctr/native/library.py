@@ -4,6 +4,18 @@ import ctypes
 import importlib.machinery
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+_first_byte: Any = ctypes.c_char.from_buffer
+
+
+def address(array: NDArray[Any]) -> int:
+    """Return where a contiguous array lies in memory; the caller keeps it alive."""
+    if array.flags.writeable and array.size:
+        return ctypes.addressof(_first_byte(array))  # four times as fast as the other, which builds objects
+    return int(array.ctypes.data)
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from slimctr.native.library import library
+from slimctr.native.library import address, library
 from slimctr.native.masked import index_bytes, mask_bytes
 
 Int32s = npt.NDArray[np.int32]
@@ -143,8 +143,8 @@ class TableLookup:
         described = (_Bag * len(kept))(*(_Bag(v.ctypes.data, o.ctypes.data, v.size) for v, o in kept))
         out = np.empty((batch, self._width), np.float32)
         malformed = self._call(
-            *(self._tables, len(self._tables), ids.ctypes.data, batch, singles),
-            *(described, len(kept), out.ctypes.data, self._width),
+            *(self._tables, len(self._tables), address(ids), batch, singles),
+            *(described, len(kept), address(out), self._width),
         )
         if malformed:
             raise ValueError(f"the offsets of bag {malformed - 1} do not rise from 0 to its number of values")

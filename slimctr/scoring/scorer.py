@@ -30,6 +30,8 @@ Floats = npt.NDArray[np.float32]
 
 GOLDEN_BATCH_ROWS = (1, 7)
 _WARM_UP_ROWS = (1, 32, 1024)
+# Below it exp(-logit) would overflow; the probability is 6e-39 there.
+_LEAST_LOGIT = np.float32(-88)
 
 
 class Scorer:
@@ -201,8 +203,8 @@ class Scorer:
 
 def sigmoid(logits: Floats) -> Floats:
     """Return the probabilities of `logits`, float32, without overflow."""
-    tail = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1 / (1 + tail), tail / (1 + tail)).astype(np.float32)
+    odds_against: Floats = np.exp(-np.maximum(logits, _LEAST_LOGIT))
+    return np.reciprocal(1 + odds_against)
 
 
 def _vocabulary(artifact: Artifact, schema: FeatureSchema) -> Vocabulary:
