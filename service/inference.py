@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """Which version a request asks for; nothing set means: the experiment decides, else the label `stable`."""
 
     model: str | None = None
@@ -40,8 +38,7 @@ class Target:
     unit_id: str | None = None
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The version that answers, under which variant, and the metrics of both."""
 
     version: Version
@@ -62,8 +59,7 @@ class Choice:
         return self.serving.scorer.encoder.schema
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """Scores of a request: logits and probabilities, float32 (B,), and the stages behind them in seconds."""
 
     batch: EncodedBatch
@@ -73,8 +69,7 @@ class Answer:
     stages: Scored
 
 
-@dataclass(frozen=True, eq=False)
-class RequestValues:
+class RequestValues(NamedTuple):
     """What a request said, ready to be encoded for any version of its vocabulary, and its bytes."""
 
     encode: Callable[[Encoder], EncodedBatch]
@@ -117,14 +112,14 @@ class Inference:
             self._metrics.shed_total.labels("not_ready").inc()
             raise
         instruments = version.instruments.variant(assignment.variant)
-        instruments.requests[api].inc()
+        instruments.requests[api].add(1)
         context.log.update(
             model=model,
             version=assignment.version,
             variant=assignment.variant,
             experiment=assignment.experiment,
         )
-        instruments.in_flight.inc()
+        instruments.in_flight.add(1)
         version.lease()
         try:
             yield Choice(version, serving, assignment, instruments, target, api)
@@ -133,7 +128,7 @@ class Inference:
             raise
         finally:
             version.release()
-            instruments.in_flight.dec()
+            instruments.in_flight.add(-1)
 
     async def score(
         self,
@@ -164,7 +159,7 @@ class Inference:
         instruments.lookup_s.observe(stages.lookup_s)
         instruments.infer_s.observe(stages.infer_s)
         instruments.request_rows.observe(rows)
-        instruments.rows.inc(rows)
+        instruments.rows.add(rows)
         if choice.version.counts is not None:
             choice.version.counts.add(batch, choice.schema)
         context.log.update(

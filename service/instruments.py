@@ -11,13 +11,15 @@ class VariantInstruments:
     def __init__(self, metrics: Metrics, model: str, version: int, variant: str) -> None:
         served = (model, str(version), variant)
         shown = (model, variant)
-        tally = metrics.tallies.of
+        tally, total = metrics.tallies.of, metrics.tallies.total
         self._failures = metrics.inference_failures_total
         self._served = served
-        self.in_flight = metrics.in_flight_requests.labels(model)
-        self.requests = {api: metrics.inference_requests_total.labels(*served, api) for api in ("v1", "v2")}
-        self.rows = metrics.inference_rows_total.labels(*served)
-        self.executions = metrics.inference_executions_total.labels(*served)
+        self.in_flight = total(metrics.in_flight_requests.labels(model))
+        self.requests = {
+            api: total(metrics.inference_requests_total.labels(*served, api)) for api in ("v1", "v2")
+        }
+        self.rows = total(metrics.inference_rows_total.labels(*served))
+        self.executions = total(metrics.inference_executions_total.labels(*served))
         self.request_rows = tally(metrics.request_rows.labels(*shown))
         self.batch_rows = tally(metrics.batch_rows.labels(*shown))
         self.total_s = tally(metrics.request_duration_seconds.labels(*shown))
@@ -63,7 +65,7 @@ class VersionInstruments:
     def executed(self, variant: str, rows: int, lookup_s: float, infer_s: float) -> None:
         """Count a batch."""
         bound = self.variant(variant)
-        bound.executions.inc()
+        bound.executions.add(1)
         bound.batch_rows.observe(rows)
         self._statistics.executed(rows, lookup_s + infer_s)
 

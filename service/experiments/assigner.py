@@ -1,7 +1,6 @@
 """Decides per request which version answers: pinned, by label, or by the variant of its unit."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from model_store.store import DEFAULT_LABEL
 from service.experiments.assignment import bucket, choose, ranges
@@ -22,8 +21,7 @@ class Versions(Protocol):
         """Return the version that requests for a label get; raises when there is none."""
 
 
-@dataclass(frozen=True)
-class Assignment:
+class Assignment(NamedTuple):
     """Which version answers a request, under which variant name, and why.
 
     `reason`: hash, no_unit, not_covered, fallback (the variant's version is not ready, the default answers),

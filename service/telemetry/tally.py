@@ -1,11 +1,12 @@
-"""Histograms of the request path: an observation is an append, adding up waits for a scrape or the next second."""
+"""Metrics of the request path: an observation is an append, adding up waits for a scrape or the next second."""
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
-from prometheus_client import Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 FLUSH_SECONDS = 1.0
 
@@ -33,22 +34,46 @@ class Tally:
             self._histogram._sum.inc(sum(values))
 
 
+class Total:
+    """What is to be added to one labeled counter or gauge since the last flush; `add` on the event loop only."""
+
+    def __init__(self, metric: Counter | Gauge) -> None:
+        self._metric = metric
+        self._waiting: list[int] = []
+        self._flushing = threading.Lock()
+        self.add = self._waiting.append
+
+    def flush(self) -> None:
+        """Add the waiting amounts to the metric."""
+        with self._flushing:
+            amounts = self._waiting[:]
+            del self._waiting[: len(amounts)]
+            if amounts:
+                self._metric.inc(sum(amounts))
+
+
 class Tallies:
-    """Every tally of a process."""
+    """Every tally and total of a process."""
 
     def __init__(self) -> None:
-        self._known: dict[Histogram, Tally] = {}
+        self._known: dict[Histogram | Counter | Gauge, Tally | Total] = {}
 
     def of(self, histogram: Histogram) -> Tally:
         """Return the tally of a labeled histogram."""
-        if histogram not in self._known:
-            self._known[histogram] = Tally(histogram)
-        return self._known[histogram]
+        return cast(Tally, self._kept(histogram, Tally))
+
+    def total(self, metric: Counter | Gauge) -> Total:
+        """Return the total of a labeled counter or gauge."""
+        return cast(Total, self._kept(metric, Total))
+
+    def _kept(self, metric: Any, kind: Callable[[Any], Tally | Total]) -> Tally | Total:
+        if metric not in self._known:
+            self._known[metric] = kind(metric)
+        return self._known[metric]
 
     def flush(self) -> None:
         """Flush every tally."""
-        tallies: Iterable[Tally] = list(self._known.values())
-        for tally in tallies:
+        for tally in list(self._known.values()):
             tally.flush()
 
     async def flush_regularly(self) -> None:

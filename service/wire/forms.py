@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import quote
 
 import orjson
@@ -118,8 +118,7 @@ class Slate:
         return Slate(self.context, _repair_rows(self.candidates, error, plain))
 
 
-@dataclass(frozen=True)
-class Scanned:
+class Scanned(NamedTuple):
     """A form whose values were found but not read: `read` reads them as one of the above. Its rows share `context`."""
 
     table: JsonTable

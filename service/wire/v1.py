@@ -4,8 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +29,7 @@ NONFINITE_LITERALS = (b"NaN", b"Infinity")
 DEEPEST_VALUE = 4
 
 
-@dataclass(frozen=True)
-class Predict:
+class Predict(NamedTuple):
     """A checked request: who asks, of what, and the batch still in its own form."""
 
     form: Form | Scanned | Batches

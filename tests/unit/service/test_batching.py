@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from service.batching import BatchQueue, Compute, Scored
+from service.batching import LONE_TURNS, BatchQueue, Compute, Scored
 from service.errors import DeadlineExceeded, QueueFull
 from slimctr.features import EncodedBatch
 
@@ -249,6 +249,24 @@ def test_what_runs_on_the_loop_is_one_batch_and_the_queue_goes_on(compute: Compu
 
     answers = asyncio.run(run())
     assert [len(answer.logits) for answer in answers] == [*sizes, 2]
+
+
+def test_requests_share_batches_again_soon_after_many_came_alone(compute: Compute) -> None:
+    engine = Engine()
+
+    async def run() -> None:
+        engine.gate.set()
+        queue = queue_of(compute, engine, inline_rows=8, max_batch_rows=8)
+        for row in range(2 * LONE_TURNS):
+            await score(queue, row)
+        assert engine.executed == [[row] for row in range(2 * LONE_TURNS)]
+        for company in (2, 3, 8):
+            for _ in range(10):
+                await asyncio.gather(*(score(queue, row) for row in range(company)))
+            assert list(range(company)) in engine.executed
+            queue._lone_turns = 2 * LONE_TURNS
+
+    asyncio.run(run())
 
 
 def test_queues_of_different_versions_never_share_a_batch_and_take_turns(compute: Compute) -> None:
