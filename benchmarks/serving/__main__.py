@@ -5,9 +5,9 @@
     python -m benchmarks.serving report
 
 `run` starts each server alone (time to the first answer, scores, memory after load), then all of them, each in one
-process on one core, and loads them in turn from wrk on another core, cell by cell. It appends to the results; rounds
-are repetitions, of which `report` takes medians. Needs wrk. Peers are left out unless their virtual environment is in
-the work folder:
+process on one core, and loads them in turn from wrk on another core, cell by cell, while the others are stopped. It
+appends to the results; rounds are repetitions, of which `report` takes medians. Needs wrk. Peers are left out unless
+their virtual environment is in the work folder:
 
     python -m venv WORK/litserve && WORK/litserve/bin/pip install torch==2.13.0 numpy litserve
     python -m venv WORK/mlserver && WORK/mlserver/bin/pip install torch==2.13.0 numpy mlserver "uvloop<0.22"
@@ -100,6 +100,8 @@ def measure(arguments: argparse.Namespace, files: Files, console: Console) -> No
             servers = [stack.enter_context(Server(config, files, arguments.cores[0])) for config in configs]
             for server in servers:
                 server.wait_until_ready(ids, names)
+            for server in servers:
+                server.pause()
             load(arguments, files, servers, ids, names, keep, console)
 
 
@@ -146,6 +148,7 @@ def load(
     for rows in arguments.rows:
         for connections in arguments.connections:
             for server in servers:
+                server.resume()
                 for form, path in server.config.paths.items():
                     script = write_script(bodies, form, ids, names, rows)
                     url = f"http://127.0.0.1:{server.port}{path}"
@@ -162,6 +165,7 @@ def load(
                         f"{found['requests_per_s']:.0f}/s, p50 {found['p50_ms']:.2f}, p99 {found['p99_ms']:.2f} ms"
                         + (f", {found['failed']} FAILED" if found["failed"] else "")
                     )
+                server.pause()
 
 
 def wrk(script: Path, url: str, connections: int, seconds: int, core: int) -> dict:

@@ -58,9 +58,10 @@ def _head(records: list[dict]) -> str:
         f"DeepFM, 39 fields, {IDS:,} ids, 16 wide, layers 400-400-400 (`benchmarks/large_models.py`, seed 0). Each "
         "server is one process with one compute thread (LitServe and MLServer start helpers), all of it pinned to one "
         "core; wrk runs on the other with one thread, keep-alive, closed loop, cycling distinct bodies. All servers are "
-        "up at once and are loaded in turn, cell by cell. The plain services and the model servers score the float "
-        "model and get row ids; ours gets raw text values in JSON and Arrow (which it looks up in the vocabulary) and "
-        "row ids in binary. Scores of every server were compared with torch or the engine before the load."
+        "up and are loaded in turn, cell by cell, while the others are stopped. The plain services and the model "
+        "servers score the float model and get row ids; ours gets raw text values in JSON and Arrow (which it looks up "
+        "in the vocabulary) and row ids in binary. Scores of every server were compared with torch or the engine "
+        "before the load."
     )
 
 

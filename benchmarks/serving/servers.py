@@ -167,6 +167,7 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         members = self._members()
+        self.resume()
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(STOP_SECONDS)
@@ -208,6 +209,18 @@ class Server:
         if response.status != 200:
             raise ValueError(f"{self.config.name} answers {response.status}: {answer[:200]!r}")
         return scores_of(answer, response.headers.get(JSON_LENGTH))
+
+    def pause(self) -> None:
+        """Stop all its processes where they are: some peers spin while they wait for requests."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let its processes go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self._members():
+            os.kill(pid, number)
 
     def pss_bytes(self) -> tuple[int, int]:
         """Return the proportional set size of all its processes, and their number."""
