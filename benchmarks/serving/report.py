@@ -46,6 +46,7 @@ def _medians(found: list[dict]) -> dict[str, float]:
 
 def _head(records: list[dict]) -> str:
     rounds = len({record["round"] for record in records})
+    seconds = statistics.median(record["seconds"] for record in records if record["kind"] == "load")
     machines = ", ".join(sorted({record["machine"] for record in records}))
     dates = sorted(record["date"] for record in records)
     revisions = ", ".join(sorted({record["revision"] for record in records}))
@@ -53,7 +54,7 @@ def _head(records: list[dict]) -> str:
     return (
         "# The whole service over loopback\n\n"
         f"Made by `make bench-serving` out of `benchmarks/results/serving.jsonl`: {machines}, {dates[0]} to "
-        f"{dates[-1]} UTC, revision {revisions}; {versions}. Medians of {rounds} rounds; other work may have run on "
+        f"{dates[-1]} UTC, revision {revisions}; {versions}. Medians of {rounds} rounds, {seconds:.0f} s a cell; other work may have run on "
         "the machine, so compare within a table only.\n\n"
         f"DeepFM, 39 fields, {IDS:,} ids, 16 wide, layers 400-400-400 (`benchmarks/large_models.py`, seed 0). Each "
         "server is one process with one compute thread (LitServe and MLServer start helpers), all of it pinned to one "
