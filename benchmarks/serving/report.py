@@ -54,8 +54,8 @@ def _head(records: list[dict]) -> str:
     return (
         "# The whole service over loopback\n\n"
         f"Made by `make bench-serving` out of `benchmarks/results/serving.jsonl`: {machines}, {dates[0]} to "
-        f"{dates[-1]} UTC, revision {revisions}; {versions}. Medians of {rounds} rounds, {seconds:.0f} s a cell; other work may have run on "
-        "the machine, so compare within a table only.\n\n"
+        f"{dates[-1]} UTC, revision {revisions}; {versions}. Medians of {rounds} rounds, {seconds:.0f} s a cell; other "
+        "work may have run on the machine, so compare within a table only.\n\n"
         f"DeepFM, 39 fields, {IDS:,} ids, 16 wide, layers 400-400-400 (`benchmarks/large_models.py`, seed 0). Each "
         "server is one process with one compute thread (LitServe and MLServer start helpers), all of it pinned to one "
         "core; wrk runs on the other with one thread, keep-alive, closed loop, cycling distinct bodies. All servers are "
