@@ -105,7 +105,10 @@ def _search(
     def cost(_model: CtrModel, _stored: Tensor) -> Tensor:
         return (choice.expected_bits() * price).sum()
 
-    history, statistics = train_inside(training, data, config.search_settings(), penalty=cost)
+    # The mixture scores below its start for a while, and the start has searched nothing: the best epoch is kept.
+    history, statistics = train_inside(
+        training, data, config.search_settings(), penalty=cost, may_keep_start=False
+    )
     return training, choice, history, statistics
 
 

@@ -16,10 +16,11 @@ def train_inside(
     config: LowPrecisionSettings,
     row_trainer: RowTrainer | None = None,
     penalty: Penalty | None = None,
+    may_keep_start: bool = True,
 ) -> tuple[tuple[EpochRecord, ...], dict[str, Any]]:
     """Train `model` in place as `config` says; return the epochs, and what to keep about them (JSON).
 
-    A model that started from trained weights and that no epoch made better stays as it was.
+    A model that started from trained weights and that no epoch made better stays as it was, if it may.
     """
     valid = data.split("valid")
     statistics: dict[str, Any] = {}
@@ -38,7 +39,7 @@ def train_inside(
     )
     best = max(history, key=lambda record: record.valid_auc)
     statistics |= {"kept_epoch": best.epoch, "best_valid_auc": best.valid_auc}
-    if config.start == "trained" and best.valid_auc <= statistics["valid_auc_before"]:
+    if config.start == "trained" and may_keep_start and best.valid_auc <= statistics["valid_auc_before"]:
         model.load_state_dict(before)
         statistics["kept_epoch"] = 0
     return tuple(history), statistics

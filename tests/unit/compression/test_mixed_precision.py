@@ -159,6 +159,22 @@ def test_a_search_drops_rows_and_keeps_their_order(searched, dataset):
         assert not table(torch.tensor([len(widths) - 1])).any()
 
 
+def test_a_search_that_scores_below_its_start_has_searched_all_the_same(run, tmp_path):
+    """At this price every epoch of the mixture is worse than trained rows at 6 bits, and must not be undone for it."""
+    settings = {
+        "start": "trained",
+        "epochs": 1,
+        "precision_cost": 10.0,
+        "groups": 16,
+        "learning_rate_factor": 1.0,
+    }
+    priced = compress(run, "mpe", settings, None, tmp_path / "run")
+    step = priced.lineage.methods[-1].statistics
+    assert step["search"]["best_valid_auc"] < step["search"]["valid_auc_before"]
+    assert step["search"]["kept_epoch"] == 1
+    assert step["mean_bits"] < 5
+
+
 def test_rows_are_rewound_bit_for_bit(run, dataset):
     from slimctr.compression.data import CompressionData
 
