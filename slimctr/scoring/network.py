@@ -12,6 +12,8 @@ from slimctr.scoring.runtime import onnxruntime
 Floats = npt.NDArray[np.float32]
 
 INPUT, OUTPUT = "stored", "logit"
+# More rows at once push each other's activations out of the cache between two operators: 5 % slower at 2,048.
+BLOCK_ROWS = 512
 _ERRORS_ONLY = 3
 
 
@@ -28,17 +30,25 @@ class NetworkRuntime:
         except Exception as problem:  # ONNX Runtime raises its own unrelated classes
             raise EngineError(f"network.onnx cannot be loaded: {problem}") from None
         self._width = width
+        self._block_rows = BLOCK_ROWS * threads
         _check_signature("input", self._session.get_inputs(), INPUT, [width])
         _check_signature("output", self._session.get_outputs(), OUTPUT, [])
 
     def run(self, stored: Floats) -> Floats:
-        """Return the logits, float32 (B,), of the stored matrix, float32 (B, W)."""
+        """Return the logits, float32 (B,), of the stored matrix, float32 (B, W); memory is that of `BLOCK_ROWS`."""
         if stored.dtype != np.float32 or stored.ndim != 2 or stored.shape[1] != self._width:
             raise ValueError(
                 f"the network reads float32 (B, {self._width}), not {stored.dtype} {stored.shape}"
             )
-        if len(stored) == 0:
-            return np.empty(0, np.float32)
+        rows, block = len(stored), self._block_rows
+        if 0 < rows <= block:
+            return self._run_block(stored)
+        logits = np.empty(rows, np.float32)
+        for start in range(0, rows, block):
+            logits[start : start + block] = self._run_block(stored[start : start + block])
+        return logits
+
+    def _run_block(self, stored: Floats) -> Floats:
         logits: Floats = self._session.run((OUTPUT,), {INPUT: stored})[0]
         if logits.shape != (len(stored),):
             raise EngineError(f"the network gives logits {logits.shape} for {len(stored)} rows")
