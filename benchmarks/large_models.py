@@ -4,7 +4,7 @@
     python -m benchmarks.large_models --ids 1000000 --store work/large --variants original pca_8bit
 
 Every variant becomes a version of the model `large-<ids>` and gets a label of its name; variants that are published
-already are left alone. All variants but pca_mixed_narrow approximate one function: the original is drawn with tables of
+already are left alone. All but the narrow ones approximate one function: the original is drawn with tables of
 rank 8 (of 16) and MLP layers of rank 64, so that the low-rank variants score like it. Row r of every field is the value
 str(r), rows are in falling order of use, row 0 is the out-of-vocabulary row.
 
@@ -14,7 +14,7 @@ str(r), rows are in falling order of use, row 0 is the out-of-vocabulary row.
 | pca_float | float32, rank 8 | layers of rank 64 |
 | pca_8bit | rank 8, 8 bits, a step per column | layers of rank 64 |
 | pca_mixed | rank 8, 6 to 0 bits from the frequent rows to the rare | layers of rank 64 |
-| pca_mixed_narrow | the same | layers of rank 24, 20 and 20, which Frappe_x1 bears |
+| pca_8bit_narrow, pca_mixed_narrow | as pca_8bit and pca_mixed | layers of rank 24, 20 and 20, which Frappe_x1 bears |
 | ptq_8bit, ptq_4bit | 16 wide, 8 or 4 bits, a step per row | 400-400-400 |
 """
 

@@ -15,7 +15,10 @@ from slimctr.networks import CtrModel, ExpandSpec, LayerSpec, TableSpec, build_m
 
 FIELDS, DIM, RANK, LAYER_RANK = 39, 16, 8, 64
 SMALLEST_FIELD = 4
-VARIANTS = ("original", "pca_float", "pca_8bit", "pca_mixed", "pca_mixed_narrow", "ptq_8bit", "ptq_4bit")
+VARIANTS = (
+    *("original", "pca_float", "pca_8bit", "pca_mixed", "pca_8bit_narrow", "pca_mixed_narrow"),
+    *("ptq_8bit", "ptq_4bit"),
+)
 NARROW_RANKS = (24, 20, 20)
 """Ranks of the three layers of 400 that keep the AUC of Frappe_x1: "feature_pca, imitating, smaller" of the compression
 report."""
@@ -197,6 +200,8 @@ def variant_of(name: str, low: CtrModel) -> CtrModel:
             return by_column(low, 8)
         case "pca_mixed":
             return mixed(low)
+        case "pca_8bit_narrow":
+            return by_column(with_narrower_layers(low), 8)
         case "pca_mixed_narrow":
             return mixed(with_narrower_layers(low))
         case "ptq_8bit":
