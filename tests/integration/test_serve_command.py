@@ -233,8 +233,11 @@ def test_workers_share_a_port_and_their_metrics_and_the_dead_are_replaced(store:
         for _ in range(20):
             response = httpx.post(f"{url}/v1/predict", json={"instances": raw_rows(1)}, timeout=20)
             answered += response.status_code == 200  # the second worker may still be loading
-        exposition = httpx.get(f"{url}/metrics").text
-        assert total(exposition, "slimctr_inference_rows_total") == answered > 0
+        assert answered > 0
+        give_up = time.monotonic() + 20  # each worker adds its counts up once a second
+        while total(httpx.get(f"{url}/metrics").text, "slimctr_inference_rows_total") != answered:
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
 
         before = workers_of(service)
         victim = before.pop()
