@@ -127,6 +127,8 @@ class Supervisor:
                 )
                 process.start()
                 self._workers[process] = Worker(slot, served)
+                if self._stopping:  # a thread without the mask took the signal, before the worker was listed
+                    process.terminate()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 

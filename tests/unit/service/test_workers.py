@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext
@@ -51,16 +52,24 @@ class SignalledAtStart(ForkContext):
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_signal_around_the_start_of_a_worker_reaches_it_and_starts_no_other(tmp_path, monkeypatch, before):
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_signal_around_the_start_of_a_worker_reaches_it_and_starts_no_other(
+    tmp_path, monkeypatch, before, threads
+):
+    """Another thread of the process may take a signal that the supervisor holds back."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     handlers = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=3), [listener] * 3)
         supervisor._processes = context = SignalledAtStart(before)
+        over = threading.Event()
+        for _ in range(threads):
+            threading.Thread(target=over.wait).start()
         try:
             assert supervisor.run() == 0
         finally:
+            over.set()
             for sig, handler in handlers.items():
                 signal.signal(sig, handler)
     assert [child.exitcode for child in context.started] == [-signal.SIGTERM]
