@@ -1,7 +1,5 @@
 """Carries out one task: train or compress, publish, score the test rows through the engine, count bytes."""
 
-import os
-import platform
 import shutil
 import time
 from datetime import UTC, datetime
@@ -11,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.compression.plan import ORIGINAL, DataSource, Task
+from benchmarks.machine import machine
 from model_store.store import ModelStore
 from slimctr.clicklogs import Dataset, PrepareSettings, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
@@ -114,11 +113,3 @@ def published(task: Task, work: Path) -> Path | None:
     store = ModelStore(work / "store")
     versions = store.versions(task.key) if task.key in store.models() else []
     return store.path(task.key, versions[-1]) if versions else None
-
-
-def machine() -> str:
-    """Cores and processor of this machine."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} vCPU {names[0] if names else platform.processor()}"

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compression.measure import machine, published
+from benchmarks.compression.measure import published
 from benchmarks.compression.plan import ORIGINAL, Plan, Study, study_task
+from benchmarks.machine import machine
 from slimctr.clicklogs import Dataset
 from slimctr.frontier.timing import BATCHES, time_together
 

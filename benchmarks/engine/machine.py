@@ -1,14 +1,14 @@
 """What the machine can do, and what it is: a large matrix product, a large copy, names and versions."""
 
-import os
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 import torch
+
+from benchmarks.machine import instructions, machine
 
 GEMM_ROWS = 768
 COPY_BYTES = 256 * 2**20
@@ -30,18 +30,10 @@ def copy() -> tuple[Callable[[int], object], float]:
 
 def origin() -> dict[str, object]:
     """Date, processor and the versions of the libraries that are compared."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} vCPU {names[0] if names else platform.processor()}",
-        "instructions": "AVX-512"
-        if "avx512f" in flags
-        else "AVX2"
-        if "avx2" in flags
-        else platform.machine(),
+        "machine": machine(),
+        "instructions": instructions(),
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }

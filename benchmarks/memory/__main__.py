@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.compression.measure import machine
+from benchmarks.machine import machine
 from benchmarks.memory.measure import SIZES, VARIANTS, Bench
 from benchmarks.memory.report import report
 
