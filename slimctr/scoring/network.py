@@ -1,85 +1,56 @@
-"""Runs the network of an artifact: one ONNX Runtime session with fixed threads and no hidden growth."""
+"""Runs the network of an artifact: on the native kernel where it can, else in ONNX Runtime."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from slimctr.errors import EngineError
-from slimctr.scoring.onnx_file import check_onnx
-from slimctr.scoring.runtime import onnxruntime
+from slimctr.native.network import NativeNetwork, runs_here
+from slimctr.scoring.network_steps import read_steps
+from slimctr.scoring.onnx_file import INPUT, OUTPUT, check_onnx
+from slimctr.scoring.onnx_graph import Unread
+
+if TYPE_CHECKING:
+    from slimctr.scoring.onnx_session import OnnxSession
 
 Floats = npt.NDArray[np.float32]
-
-INPUT, OUTPUT = "stored", "logit"
-# More rows at once push each other's activations out of the cache between two operators: 5 % slower at 2,048.
-BLOCK_ROWS = 512
-_ERRORS_ONLY = 3
+Runtime = Literal["native", "onnxruntime"]
 
 
 class NetworkRuntime:
-    """An ONNX session over `data`; `run` may be called from several threads at once."""
+    """The network of one artifact; `run` may be called from several threads at once.
+
+    `runtime` is "native" for a graph of linear maps and elementwise steps, one thread and a processor that has what
+    the kernel needs. There, a row scores the same bits in every batch.
+    """
 
     def __init__(self, data: bytes, width: int, opset: int, threads: int = 1) -> None:
         """Check and load `data`; raise EngineError when it is not the network that the format allows."""
         check_onnx(data, opset)
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                data, _session_options(threads), providers=["CPUExecutionProvider"]
-            )
-        except Exception as problem:  # ONNX Runtime raises its own unrelated classes
-            raise EngineError(f"network.onnx cannot be loaded: {problem}") from None
         self._width = width
-        self._block_rows = BLOCK_ROWS * threads
-        _check_signature("input", self._session.get_inputs(), INPUT, [width])
-        _check_signature("output", self._session.get_outputs(), OUTPUT, [])
+        native = _native(data, width) if threads == 1 and runs_here() else None
+        self.runtime: Runtime = "native" if native else "onnxruntime"
+        self._run = native.run if native else _onnx_session(data, width, threads).run
 
     def run(self, stored: Floats) -> Floats:
-        """Return the logits, float32 (B,), of the stored matrix, float32 (B, W); memory is that of `BLOCK_ROWS`."""
+        """Return the logits, float32 (B,), of the stored matrix, float32 (B, W)."""
         if stored.dtype != np.float32 or stored.ndim != 2 or stored.shape[1] != self._width:
             raise ValueError(
                 f"the network reads float32 (B, {self._width}), not {stored.dtype} {stored.shape}"
             )
-        rows, block = len(stored), self._block_rows
-        if 0 < rows <= block:
-            return self._run_block(stored)
-        logits = np.empty(rows, np.float32)
-        for start in range(0, rows, block):
-            logits[start : start + block] = self._run_block(stored[start : start + block])
-        return logits
-
-    def _run_block(self, stored: Floats) -> Floats:
-        logits: Floats = self._session.run((OUTPUT,), {INPUT: stored})[0]
-        if logits.shape != (len(stored),):
-            raise EngineError(f"the network gives logits {logits.shape} for {len(stored)} rows")
-        return logits
+        return self._run(stored)
 
 
-def _session_options(threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # arena and memory pattern keep the memory of the largest batch for ever; plain allocation frees it
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    # else rounded weights would be multiplied out again in every call: 214 us a row in place of 56
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    # a spinning pool thread would take the core of the event loop between batches
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = _ERRORS_ONLY
-    return options
+def _native(data: bytes, width: int) -> NativeNetwork | None:
+    """Return the network for the native kernel, None when that cannot run it."""
+    try:
+        return NativeNetwork(read_steps(data, INPUT, width, OUTPUT), width)
+    except (Unread, ValueError):
+        return None
 
 
-def _check_signature(kind: str, values: list[Any], name: str, trailing: list[int]) -> None:
-    got = [(value.name, value.type, value.shape) for value in values]
-    fits = (
-        len(values) == 1
-        and got[0][:2] == (name, "tensor(float)")
-        and len(got[0][2]) == 1 + len(trailing)
-        and not isinstance(got[0][2][0], int)
-        and got[0][2][1:] == trailing
-    )
-    if not fits:
-        shape = ", ".join(["batch", *map(str, trailing)])
-        raise EngineError(f"network.onnx has the {kind}s {got}; one '{name}' float32 ({shape}) is needed")
+def _onnx_session(data: bytes, width: int, threads: int) -> "OnnxSession":
+    # imported where it is needed: 28 MB and 0.4 s that most scoring processes do without
+    from slimctr.scoring.onnx_session import OnnxSession
+
+    return OnnxSession(data, width, threads)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from slimctr.errors import EngineError
 
 MIN_OPSET, MAX_OPSET = 13, 25
+INPUT, OUTPUT = "stored", "logit"
+"""Names of the input (B, W) and the output (B,) of a network."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 32
@@ -55,13 +57,13 @@ def _check(kind: str, data: memoryview, opsets: list[tuple[str, int]], depth: in
         raise ValueError("nested too deeply")
     message = _MESSAGES[kind]
     if kind == "opset":
-        values: dict[int, Any] = dict(_fields(data))
+        values: dict[int, Any] = dict(fields(data))
         version = values.get(2, 0)
         if not isinstance(version, int):
             raise ValueError("the version of an opset is no number")
         opsets.append((_domain(values.get(1, b"")), version))
         return
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number in message.refused and value != 0:
             raise EngineError(f"network.onnx has {message.refused[number]}, which an artifact may not have")
         if number == message.domain and _domain(value) != "":
@@ -83,8 +85,11 @@ def _view(value: Any) -> memoryview:
     return memoryview(value)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
-    """Yield (field number, value): an int for a varint, the bytes for anything else."""
+def fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+    """Yield (field number, value) of a protocol buffer: an int for a varint, the bytes for anything else.
+
+    Raises IndexError or ValueError for bytes that are none.
+    """
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)

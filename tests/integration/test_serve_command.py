@@ -17,6 +17,8 @@ import pytest
 import yaml
 from artifacts import build_artifact, raw_rows
 
+from slimctr.native.network import runs_here
+
 START_SECONDS = 60.0
 
 
@@ -104,7 +106,7 @@ def test_a_scoring_process_has_no_torch_and_ends_with_status_0(store: Path) -> N
             wait_until_ready(client)
             assert len(client.post("/v1/predict", json={"instances": raw_rows(3)}).json()["scores"]) == 3
         mapped = Path(f"/proc/{service.process.pid}/maps").read_text()
-        assert "onnxruntime" in mapped
+        assert ("onnxruntime" in mapped) is not runs_here()
         for absent in ("libtorch", "pyarrow"):
             assert absent not in mapped
         assert service.stop() == 0

@@ -35,7 +35,7 @@ def cycle(service: LiveService) -> "weakref.ref[Scorer]":
 
 
 def descriptors() -> int:
-    """The fewest open ones of several counts: the service's own tasks open a file of /proc now and then, and close it."""
+    """The fewest open ones of several counts: tasks of the service open a file of /proc now and then."""
     counts = []
     for _ in range(COUNTS):
         counts.append(len(list(Path("/proc/self/fd").iterdir())))

@@ -5,10 +5,13 @@ import onnxruntime
 import pytest
 import torch
 
-from slimctr.export.onnx_network import FoldedNetwork, onnx_bytes
+from slimctr.export.onnx_network import OPSET, FoldedNetwork, onnx_bytes
+from slimctr.native.network import runs_here
 from slimctr.networks import NETWORKS, ExpandSpec, ModelSpec, TableSpec, build_model, float_spec
+from slimctr.scoring.network import NetworkRuntime
 
 FIELDS, DIM, RANK = 5, 8, 3
+ON_THE_KERNEL = {"dnn", "deepfm", "dcn", "dcnv2", "nfm"}
 NEEDLESS = {"Identity", "Dropout", "BatchNormalization", "Cast", "Constant", "Shape", "Expand", "Einsum"}
 # Most nodes of a network with two hidden layers and a factored table; the expand, its reshape, the MLP, the head
 # and the two slices of a wide network are among them.
@@ -63,6 +66,18 @@ def test_graph_scores_like_torch_at_any_batch_size(model, graph):
     for rows in (1, 2, 50):
         (logits,) = session.run(None, {"stored": stored[:rows].numpy()})
         torch.testing.assert_close(torch.from_numpy(logits), expected[:rows], rtol=1e-4, atol=1e-4)
+
+
+def test_the_kernel_runs_networks_of_linear_maps_like_torch(model, graph):
+    width = model.spec.stored_width
+    network = NetworkRuntime(graph.SerializeToString(), width, OPSET)
+    assert (network.runtime == "native") == (model.spec.network in ON_THE_KERNEL and runs_here())
+    stored = torch.randn(50, width, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        expected = model.network(stored)
+    for rows in (1, 2, 50):
+        logits = torch.from_numpy(network.run(stored[:rows].numpy()))
+        torch.testing.assert_close(logits, expected[:rows], rtol=1e-4, atol=1e-4)
 
 
 def test_graph_has_no_needless_node(model, graph):

@@ -4,7 +4,9 @@ import pytest
 from artifacts import OPSET, onnx_model
 from onnx import helper
 
-from slimctr.scoring.network import BLOCK_ROWS, NetworkRuntime, _session_options
+from slimctr.native.network import runs_here
+from slimctr.scoring.network import NetworkRuntime
+from slimctr.scoring.onnx_session import BLOCK_ROWS, session_options
 from slimctr.scoring.runtime import onnxruntime
 
 WIDTH = 4
@@ -27,16 +29,19 @@ def rounded() -> bytes:
 
 
 def test_rounded_weights_are_multiplied_out_when_the_network_is_loaded(rounded, tmp_path):
-    options = _session_options(1)
+    options = session_options(1)
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(rounded, options, providers=["CPUExecutionProvider"])
     optimized = onnx.load(tmp_path / "optimized.onnx")
     assert "DequantizeLinear" not in {node.op_type for node in optimized.graph.node}
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("rows", [0, 1, BLOCK_ROWS, BLOCK_ROWS + 1, 3 * BLOCK_ROWS])
-def test_rows_are_scored_in_blocks_and_stay_in_order(rounded, rows):
+def test_rows_are_scored_in_blocks_and_stay_in_order(rounded, rows, threads):
     stored = np.random.default_rng(0).integers(-8, 8, (rows, WIDTH)).astype(np.float32)
-    logits = NetworkRuntime(rounded, WIDTH, OPSET).run(stored)
+    network = NetworkRuntime(rounded, WIDTH, OPSET, threads)
+    assert network.runtime == ("native" if threads == 1 and runs_here() else "onnxruntime")
+    logits = network.run(stored)
     assert logits.dtype == np.float32
     np.testing.assert_array_equal(logits, stored @ np.array([0.5, 1, 1.5, 2], np.float32))
