@@ -1,9 +1,9 @@
-"""Rows per second of whole models: torch's original, and the engine on every variant."""
+"""Rows per second of whole models: torch's original, the engine on every variant, and some with ONNX Runtime in it."""
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,12 +19,22 @@ from model_store.store import ModelStore
 from slimctr.features import EncodedBatch
 from slimctr.networks import CtrModel
 from slimctr.scoring import Scorer
+from slimctr.scoring.onnx_session import OnnxSession
 
 BATCHES = (1, 8, 32, 128, 512, 2048)
 DRAWS = {"zipf": zipf_ids, "uniform": uniform_ids}
 PIECES = 512
 MOST_ROWS = 65_536
 TORCH = "torch"
+IN_ONNX_RUNTIME = ("original", "pca_8bit", "pca_8bit_narrow")
+
+
+class Contestant(NamedTuple):
+    """A variant in the engine; `run` maps a stored matrix to logits."""
+
+    scorer: Scorer
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    flops: float
 
 
 def time_scoring(
@@ -33,11 +43,16 @@ def time_scoring(
     """Yield a record for every draw of ids, batch and contestant."""
     name, rows = model_name(ids), field_rows(ids)
     original = whole_model(low_rank_model(rows, seed)).eval()
-    scorers = {variant: Scorer.open(store.path(name, version)) for variant, version in versions.items()}
-    flops = {variant: network_flops(store.path(name, version)) for variant, version in versions.items()}
-    read = {variant: row_bytes(scorer) for variant, scorer in scorers.items()}
+    contestants: dict[str, Contestant] = {}
+    for variant, version in versions.items():
+        path = store.path(name, version)
+        scorer, flops = Scorer.open(path), network_flops(path)
+        contestants[variant] = Contestant(scorer, scorer.run_network, flops)
+        if variant in IN_ONNX_RUNTIME:
+            session = OnnxSession((path / NETWORK_FILE).read_bytes(), scorer.manifest.network.width)
+            contestants[f"{variant}, ONNX Runtime"] = Contestant(scorer, session.run, flops)
     for draw, batch, pieces in cases(rows, seed):
-        calls = _calls(original, scorers, pieces)
+        calls = _calls(original, contestants, pieces)
         peak, peak_flops = gemm()
         move, moved = copy()
         with torch.inference_mode():
@@ -50,7 +65,7 @@ def time_scoring(
             "copy_gbytes": round(bytes_per_second / 1e9, 1),
         }
         yield {**about, "contestant": TORCH, **_speed(seconds[TORCH], seconds[TORCH], batch)}
-        for variant in scorers:
+        for variant, (scorer, _, flops) in contestants.items():
             network = statistics.median(seconds[f"{variant} network"]) / batch
             lookup = statistics.median(seconds[f"{variant} lookup"]) / batch
             yield {
@@ -59,11 +74,11 @@ def time_scoring(
                 **_speed(seconds[variant], seconds[TORCH], batch),
                 "network_us": round(1e6 * network, 3),
                 "lookup_us": round(1e6 * lookup, 3),
-                "network_share_of_peak": round(flops[variant] / network / flops_per_second, 3),
-                "lookup_share_of_copy": round(read[variant] / lookup / bytes_per_second, 3),
+                "network_share_of_peak": round(flops / network / flops_per_second, 3),
+                "lookup_share_of_copy": round(row_bytes(scorer) / lookup / bytes_per_second, 3),
             }
-    for scorer in scorers.values():
-        scorer.close()
+    for contestant in contestants.values():
+        contestant.scorer.close()
 
 
 def cases(rows: tuple[int, ...], seed: int) -> Iterator[tuple[str, int, list[NDArray[np.int32]]]]:
@@ -91,17 +106,17 @@ def row_bytes(scorer: Scorer) -> float:
 
 
 def _calls(
-    model: CtrModel, scorers: Mapping[str, Scorer], pieces: list[NDArray[np.int32]]
+    model: CtrModel, contestants: Mapping[str, Contestant], pieces: list[NDArray[np.int32]]
 ) -> dict[str, Call]:
     tensors = [torch.from_numpy(piece) for piece in pieces]
     batches = [EncodedBatch.uncounted(piece) for piece in pieces]
     count = len(pieces)
     calls: dict[str, Call] = {TORCH: lambda turn: model(tensors[turn % count])}
-    for variant, scorer in scorers.items():
+    for variant, (scorer, run, _) in contestants.items():
         stored = scorer.lookup(batches[0])
-        calls[variant] = lambda turn, scorer=scorer: scorer.logits(batches[turn % count])
+        calls[variant] = lambda turn, scorer=scorer, run=run: run(scorer.lookup(batches[turn % count]))
         calls[f"{variant} lookup"] = lambda turn, scorer=scorer: scorer.lookup(batches[turn % count])
-        calls[f"{variant} network"] = lambda _, scorer=scorer, stored=stored: scorer.run_network(stored)
+        calls[f"{variant} network"] = lambda _, run=run, stored=stored: run(stored)
     return calls
 
 

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from benchmarks.serving.bodies import DISTINCT, write_script
 from benchmarks.serving.machine import describe
-from benchmarks.serving.model import Files, asked_ids, expected_scores, make_files
+from benchmarks.serving.model import COMPRESSED, Files, asked_ids, expected_scores, make_files
 from benchmarks.serving.report import report
 from benchmarks.serving.servers import CONFIGS, Config, Server
 from slimctr.features import EncodedBatch
@@ -79,8 +79,8 @@ def measure(arguments: argparse.Namespace, files: Files, console: Console) -> No
             console.print(f"left out, not installed: {config.name}")
     configs = [config for config in configs if config.python(files.work).exists()]
     ids = asked_ids(max(rows * count for rows, count in DISTINCT.items()))
-    scorer = Scorer.open(files.version)
-    names = scorer.encoder.schema.names
+    scorers = {variant: Scorer.open(files.version(variant)) for variant in COMPRESSED}
+    names = scorers[COMPRESSED[0]].encoder.schema.names
     head = {"round": arguments.round, **describe()}
     with arguments.results.open("a") as results:
 
@@ -89,7 +89,9 @@ def measure(arguments: argparse.Namespace, files: Files, console: Console) -> No
             results.flush()
 
         for rows in arguments.rows:
-            keep({"kind": "engine", "rows": rows, "rows_per_s": engine_speed(scorer, ids[:rows])})
+            for variant, scorer in scorers.items():
+                speed = engine_speed(scorer, ids[:rows])
+                keep({"kind": "engine", "variant": variant, "rows": rows, "rows_per_s": speed})
         if not arguments.skip_alone:
             expected = expected_scores(files, ids[: max(WARM_UP_ROWS)])
             for config in configs:

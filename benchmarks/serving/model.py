@@ -17,7 +17,7 @@ from slimctr.scoring import Scorer, sigmoid
 
 IDS = 1_000_000
 SEED = 0
-COMPRESSED = "pca_8bit"
+COMPRESSED = ("pca_8bit", "pca_8bit_narrow")
 HIDDEN = (400, 400, 400)
 
 
@@ -27,9 +27,9 @@ class Files:
 
     work: Path
 
-    @property
-    def store(self) -> Path:
-        return self.work / "store"
+    def store(self, variant: str) -> Path:
+        """A store that holds one compressed variant, which the label `stable` points to."""
+        return self.work / "stores" / variant
 
     @property
     def torch(self) -> Path:
@@ -39,19 +39,20 @@ class Files:
     def onnx(self) -> Path:
         return self.work / "float.onnx"
 
-    @property
-    def version(self) -> Path:
-        """The compressed version, which the label `stable` points to."""
-        store = ModelStore(self.store)
+    def version(self, variant: str) -> Path:
+        """The version directory of a compressed variant."""
+        store = ModelStore(self.store(variant))
         return store.path(model_name(IDS), int(store.labels(model_name(IDS)).labels["stable"]))
 
 
 def make_files(work: Path) -> Files:
     """Make what is not under `work` yet."""
     files = Files(work)
-    files.store.mkdir(parents=True, exist_ok=True)
-    version = publish(files.store, IDS, [COMPRESSED], SEED)[COMPRESSED]
-    ModelStore(files.store).set_label(model_name(IDS), "stable", version)
+    for variant in COMPRESSED:
+        store = files.store(variant)
+        store.mkdir(parents=True, exist_ok=True)
+        version = publish(store, IDS, [variant], SEED)[variant]
+        ModelStore(store).set_label(model_name(IDS), "stable", version)
     if not files.onnx.exists():
         _write_float(variant_of("original", low_rank_model(field_rows(IDS), SEED)), files)
     return files
@@ -63,10 +64,10 @@ def asked_ids(count: int) -> NDArray[np.int32]:
 
 
 def expected_scores(files: Files, ids: NDArray[np.int32]) -> dict[str, NDArray[np.float32]]:
-    """Probabilities (count,) of the `float` original in torch and of the `compressed` version in the engine."""
-    scorer = Scorer.open(files.version)
-    compressed = sigmoid(scorer.logits(EncodedBatch.uncounted(ids)))
-    return {"float": deepfm.score(deepfm.load(files.torch), ids), "compressed": compressed}
+    """Probabilities (count,) of the `float` original in torch, and of each compressed variant in the engine."""
+    batch = EncodedBatch.uncounted(ids)
+    compressed = {name: sigmoid(Scorer.open(files.version(name)).logits(batch)) for name in COMPRESSED}
+    return {"float": deepfm.score(deepfm.load(files.torch), ids), **compressed}
 
 
 def _write_float(model: CtrModel, files: Files) -> None:

@@ -4,10 +4,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from benchmarks.serving.model import IDS
+from benchmarks.serving.model import COMPRESSED, IDS
 from benchmarks.serving.servers import CONFIGS
 
-OURS = "slimctr"
+OURS = {name: config.scores for name, config in CONFIGS.items() if config.scores in COMPRESSED}
 FORMS = {
     "columns": "JSON columns",
     "rows": "JSON rows",
@@ -18,6 +18,7 @@ FORMS = {
 }
 CONTROLS = ("empty", "empty_parsed")
 Cell = tuple[str, str, int, int]
+Engine = dict[tuple[str, int], float]
 
 
 def report(records: list[dict]) -> str:
@@ -27,12 +28,11 @@ def report(records: list[dict]) -> str:
         if record["kind"] == "load":
             loads[record["server"], record["form"], record["rows"], record["connections"]].append(record)
     cells = {cell: _medians(found) for cell, found in loads.items()}
-    engine = {
-        rows: statistics.median(
-            r["rows_per_s"] for r in records if r["kind"] == "engine" and r["rows"] == rows
-        )
-        for rows in sorted({r["rows"] for r in records if r["kind"] == "engine"})
-    }
+    speeds: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for record in records:
+        if record["kind"] == "engine":
+            speeds[record["variant"], record["rows"]].append(record["rows_per_s"])
+    engine = {key: statistics.median(found) for key, found in speeds.items()}
     parts = [_head(records), _verdicts(cells, engine)]
     parts += [_table(cells, engine, rows) for rows in sorted({cell[2] for cell in cells})]
     parts.append(_servers([record for record in records if record["kind"] == "server"]))
@@ -66,12 +66,15 @@ def _head(records: list[dict]) -> str:
     )
 
 
-def _table(cells: dict[Cell, dict[str, float]], engine: dict[int, float], rows: int) -> str:
+def _table(cells: dict[Cell, dict[str, float]], engine: Engine, rows: int) -> str:
     counts = sorted({cell[3] for cell in cells if cell[2] == rows})
+    alone = ", ".join(
+        f"{name} {engine[variant, rows]:,.0f}" for name, variant in OURS.items() if (variant, rows) in engine
+    )
     lines = [
         f"## {rows:,} row{'s' if rows > 1 else ''} per request",
         "",
-        f"Requests/s · p50 ms · p99 ms. The engine alone, in process, one thread: {engine[rows]:,.0f} rows/s.",
+        f"Requests/s · p50 ms · p99 ms. The engine alone, in process, one thread: {alone} rows/s.",
         "",
         "| server | body | " + " | ".join(f"{n} connection{'s' if n > 1 else ''}" for n in counts) + " |",
         "|---|---|" + "---|" * len(counts),
@@ -93,47 +96,57 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _verdicts(cells: dict[Cell, dict[str, float]], engine: dict[int, float]) -> str:
+def _verdicts(cells: dict[Cell, dict[str, float]], engine: Engine) -> str:
     lines = ["## Read at a glance", "", "| question | answer |", "|---|---|"]
-    for form in ("columns", "rows"):
-        ours, empty = cells.get((OURS, form, 1, 1)), cells.get(("empty", form, 1, 1))
-        if ours and empty:
-            lines.append(
-                f"| p50 of one row at 1 connection, {FORMS[form]}, against an empty FastAPI route with the same body "
-                f"| {ours['p50_ms']:.3f} against {empty['p50_ms']:.3f} ms: {ours['p50_ms'] / empty['p50_ms']:.2f}x |"
-            )
-    for form in ("binary", "arrow", "columns", "rows"):
-        best = max((_rate(cells, OURS, form, 1000)), default=0.0)
-        if best and 1000 in engine:
-            lines.append(
-                f"| share of the engine's own rows/s that 1,000-row requests reach, {FORMS[form]} "
-                f"| {1000 * best / engine[1000]:.0%} |"
-            )
-    peers = [name for name in CONFIGS if name not in (OURS, *CONTROLS)]
+    for name in OURS:
+        lines += _of_one_row(cells, name)
+    for name, variant in OURS.items():
+        for form in ("binary", "arrow", "columns", "rows"):
+            best = max(_rate(cells, name, form, 1000), default=0.0)
+            if best and (variant, 1000) in engine:
+                lines.append(
+                    f"| {name}: share of the engine's own rows/s that 1,000-row requests reach, {FORMS[form]} "
+                    f"| {1000 * best / engine[variant, 1000]:.0%} |"
+                )
+    peers = [name for name in CONFIGS if name not in (*OURS, *CONTROLS)]
     for rows in sorted({cell[2] for cell in cells}):
-        for form in ("columns", "binary"):
-            lines += _against(cells, peers, rows, form)
+        for name in OURS:
+            for form in ("columns", "arrow", "binary"):
+                lines += _against(cells, name, peers, rows, form)
     return "\n".join(lines)
 
 
+def _of_one_row(cells: dict[Cell, dict[str, float]], name: str) -> Iterable[str]:
+    """Compare a single row at one connection with the empty route that got the same body."""
+    for form in ("columns", "rows", "binary"):
+        ours, empty = cells.get((name, form, 1, 1)), cells.get(("empty", form, 1, 1))
+        if ours and empty:
+            one, other = ours["p50_ms"], empty["p50_ms"]
+            yield (
+                f"| {name}: p50 of one row at 1 connection, {FORMS[form]}, against an empty FastAPI route with the same "
+                f"body | {one:.3f} against {other:.3f} ms: {one / other:.2f}x |"
+            )
+
+
 def _against(
-    cells: dict[Cell, dict[str, float]], peers: Iterable[str], rows: int, form: str
+    cells: dict[Cell, dict[str, float]], name: str, peers: Iterable[str], rows: int, form: str
 ) -> Iterable[str]:
     """Compare with the best peer at each number of connections."""
     answers = []
     for count in sorted({cell[3] for cell in cells if cell[2] == rows}):
-        ours = cells.get((OURS, form, rows, count))
+        ours = cells.get((name, form, rows, count))
         others = {c[0]: found for c, found in cells.items() if c[0] in peers and c[2:] == (rows, count)}
         if ours is None or not others:
             continue
-        fastest = max(others, key=lambda name: others[name]["requests_per_s"])
-        steadiest = min(others, key=lambda name: others[name]["p99_ms"])
+        fastest = max(others, key=lambda peer: others[peer]["requests_per_s"])
+        steadiest = min(others, key=lambda peer: others[peer]["p99_ms"])
         answers.append(
             f"{count}: {ours['requests_per_s'] / others[fastest]['requests_per_s']:.1f}x the requests/s of {fastest}, "
             f"{ours['p99_ms'] / others[steadiest]['p99_ms']:.2f}x the p99 of {steadiest}"
         )
     if answers:
-        yield f"| {rows:,} rows, {FORMS[form]}, by connections, against the best other server | {'; '.join(answers)} |"
+        question = f"{name}: {rows:,} rows, {FORMS[form]}, by connections, against the best other server"
+        yield f"| {question} | {'; '.join(answers)} |"
 
 
 def _rate(cells: dict[Cell, dict[str, float]], server: str, form: str, rows: int) -> list[float]:

@@ -36,8 +36,9 @@ OURS = {
 
 @dataclass(frozen=True)
 class Config:
-    """A server: its program, and the body forms it takes with their paths.
+    """A server: its program, the body forms it takes with their paths, and the model it scores.
 
+    `scores` is "float", the name of a compressed variant, or None for a server that scores nothing.
     `environment` of None: a virtual environment under the work folder, named like the server.
     """
 
@@ -66,21 +67,27 @@ UVICORN = (
     "--log-level",
     "warning",
 )
+OUR_COMMAND = (
+    ("-m", "slimctr", "serve", "--store", "STORE", "--port", "PORT"),
+    {
+        "columns": "/v1/predict",
+        "rows": "/v1/predict",
+        "arrow": "/v1/predict",
+        "binary": f"/v2/models/{model_name(IDS)}/infer",
+    },
+)
 CONFIGS = {
     config.name: config
     for config in (
         Config(
-            "slimctr",
-            "this service, 8-bit rank-8 tables and factored layers",
-            ("-m", "slimctr", "serve", "--store", "STORE", "--port", "PORT"),
-            {
-                "columns": "/v1/predict",
-                "rows": "/v1/predict",
-                "arrow": "/v1/predict",
-                "binary": f"/v2/models/{model_name(IDS)}/infer",
-            },
-            scores="compressed",
-            variables=OURS,
+            "slimctr", "this service, 8-bit rank-8 tables, layers of rank 64", *OUR_COMMAND, "pca_8bit", OURS
+        ),
+        Config(
+            "slimctr_narrow",
+            "this service, 8-bit rank-8 tables, layers of ranks 24, 20, 20",
+            *OUR_COMMAND,
+            "pca_8bit_narrow",
+            OURS,
         ),
         Config(
             "empty",
@@ -140,7 +147,8 @@ class Server:
         self._run.mkdir(parents=True, exist_ok=True)
         if config.environment == "mlserver":
             self._configure_mlserver()
-        places = {"PORT": str(self.port), "STORE": str(files.store), "RUN": str(self._run)}
+        store = files.store(config.scores or "")
+        places = {"PORT": str(self.port), "STORE": str(store), "RUN": str(self._run)}
         arguments = [places.get(argument, argument) for argument in config.arguments]
         self._log = (self._run / "log").open("w")
         self._begin = time.perf_counter()
