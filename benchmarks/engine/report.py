@@ -15,9 +15,9 @@ Seed {seed}; medians of {rounds} rounds in which all contestants take turns. Oth
 not microseconds.
 
 The model is DeepFM 400-400-400 over 39 fields, 16 wide, with random weights (`benchmarks/large_models.py` names the
-variants). `torch` is the float32 original in eager mode; `original` is the same model in the engine, whose networks run on
-its own kernel. "ONNX Runtime": the engine's lookup, then the same network in a session of that runtime. Ids are drawn
-anew for up to 512 batches: `zipf` favors the first rows of a field (exponent 1.1), `uniform` reads all rows alike.
+variants). `torch` is the float32 original in eager mode; `original` is the same model in the engine, whose networks run
+on its own kernel. "ONNX Runtime": the engine's lookup, then the same network in a session of that runtime. Ids are
+drawn anew for up to 512 batches: `zipf` favors the first rows of a field (exponent 1.1), `uniform` reads all alike.
 
 ## Rows per second, as a multiple of torch
 
