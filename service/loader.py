@@ -67,7 +67,12 @@ class Loader:
             version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
             version.state = State.READY
             self._model_metrics.loaded(version)
-            self._log("version ready", version, duration_ms=round(opened.load_s * 1000, 1))
+            self._log(
+                "version ready",
+                version,
+                duration_ms=round(opened.load_s * 1000, 1),
+                runtime=opened.scorer.runtime,
+            )
         except Exception as caught:  # whatever a damaged artifact provokes, the others keep serving
             error = caught
             version.state = State.UNAVAILABLE
@@ -163,7 +168,7 @@ class Loader:
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _log(self, event: str, version: Version, **context: float) -> None:
+    def _log(self, event: str, version: Version, **context: float | str) -> None:
         logger.info(event, extra={"model": version.model, "version": version.number, **context})
 
 

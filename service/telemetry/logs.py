@@ -23,6 +23,7 @@ CONTEXT_FIELDS = (
     "queue_ms",
     "compute_ms",
     "duration_ms",
+    "runtime",
     "method",
     "route",
     "status",

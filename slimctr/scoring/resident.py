@@ -5,6 +5,7 @@ import gc
 import json
 import subprocess
 import sys
+from importlib import import_module
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ def measure_resident(path: Path) -> dict[str, Any]:
 
 def measure_here(path: Path, requests: int = REQUESTS) -> dict[str, Any]:
     """Load `path` in this process, score `requests` golden rows one at a time, and return the growth."""
+    import_module(
+        "slimctr.scoring.onnx_session"
+    )  # its libraries are not the version's, whichever runs the network
     before = _memory()
     scorer = Scorer.open(path)
     scorer.check_golden()

@@ -37,8 +37,8 @@ _LEAST_LOGIT = np.float32(-88)
 class Scorer:
     """One version, ready to score. Its methods may be called from several threads at once.
 
-    Everything is read-only after `open`: each lookup writes a matrix of its own and ONNX Runtime sessions are
-    safe to share. `close` lets running calls finish and makes later ones fail.
+    Everything is read-only after `open`: each lookup writes a matrix of its own, and kernel and ONNX Runtime
+    sessions are safe to share. `close` lets running calls finish and makes later ones fail.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Scorer:
         self._name = f"{manifest.model}/{manifest.version}"
         self.encoder = encoder
         self.golden = golden
+        self.runtime = network.runtime
         self._engine: tuple[TableLookup, NetworkRuntime] | None = (lookup, network)
 
     @classmethod

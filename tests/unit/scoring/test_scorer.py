@@ -179,6 +179,14 @@ FORBIDDEN = (
 )
 
 
+def test_more_threads_than_one_use_onnx_runtime_and_score_the_same(versions):
+    one, two = (Scorer.open(versions["small"], threads) for threads in (1, 2))
+    assert (one.runtime, two.runtime) == ("native" if runs_here() else "onnxruntime", "onnxruntime")
+    assert one.check_golden() <= one.manifest.parity_atol
+    assert two.check_golden() <= two.manifest.parity_atol
+    np.testing.assert_allclose(one.logits(batch_of(one)), two.logits(batch_of(two)), rtol=1e-5, atol=1e-5)
+
+
 def test_a_scoring_process_loads_no_training_library(versions):
     script = (
         "import json, sys\n"
