@@ -92,7 +92,8 @@ class _Reader:
         last = self._steps[-1] if self._steps else None
         if last is None or last.kind != kind or self._uses[name] != 1 or self._rows(name).place != last.out:
             return None
-        return self._steps.pop()
+        names = [rows.place.buffer for rows in self._values.values()].count(last.out.buffer)
+        return self._steps.pop() if names == 1 else None  # under another name it may be needed again
 
     def _matrix(self, node: Node, name: str, weights: Array, bias: Array | None) -> None:
         rows = self._rows(name)

@@ -16,6 +16,8 @@ RNG = np.random.default_rng(4)
 CONSTANTS = {
     "a": RNG.normal(size=(WIDTH, 5)).astype(np.float32),
     "b": RNG.normal(size=(5, WIDTH)).astype(np.float32),
+    "square": RNG.normal(size=(WIDTH, WIDTH)).astype(np.float32),
+    "same": np.array([-1, WIDTH], np.int64),
     "column": RNG.normal(size=(WIDTH, 1)).astype(np.float32),
     "five": RNG.normal(size=5).astype(np.float32),
     "row": RNG.normal(size=(1, WIDTH)).astype(np.float32),
@@ -44,6 +46,13 @@ READ = {
         ("Gemm", ["stored", "a"], "map", {}),
         ("Relu", ["map"], "positive", {}),
         ("Sub", ["map", "positive"], "x", {}),
+        TOTAL,
+    ],
+    "relu of a map that others need under another name": [
+        ("MatMul", ["stored", "square"], "map", {}),
+        ("Reshape", ["map", "same"], "again", {}),
+        ("Relu", ["again"], "positive", {}),
+        ("Sub", ["positive", "map"], "x", {}),
         TOTAL,
     ],
     "relu of a map": [("MatMul", ["stored", "a"], "map", {}), ("Relu", ["map"], "x", {}), TOTAL],
