@@ -108,7 +108,7 @@ async def _infer(request: Request, version: str | None) -> Response:
         answer = await inference.score(
             choice, asked.rows, len(body), due_s, lambda encoder: oip.encode(asked, encoder)
         )
-        parameters = {**variant_parameters(choice), "oov_ids": int(answer.batch.oov.sum())}
+        parameters = {**variant_parameters(choice), "oov_ids": sum(answer.batch.oov.tolist())}
         scores = {"pctr": answer.pctr, "logit": answer.logits}
         content, json_bytes = oip.write_infer(asked, choice.model, choice.version.number, parameters, scores)
     if json_bytes is None:

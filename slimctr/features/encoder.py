@@ -119,7 +119,7 @@ class Encoder:
         if plan is None or not table.other.isdisjoint(plan.keyed):
             return None
         context = context or {}
-        if self._refuse_unknown and not context.keys() <= self.schema.index.keys():
+        if context and self._refuse_unknown and not context.keys() <= self.schema.index.keys():
             return None
         counts = np.zeros((2, len(self.schema.fields)), np.int64)
         if plan.valued:
@@ -132,7 +132,7 @@ class Encoder:
         else:
             ids, bags = np.empty((table.rows, len(self.schema.single)), np.int32), ()
         encode_spans(self.vocabulary.key_table, table, plan.keys, ids, counts)
-        missing, oov = counts
+        missing, oov = counts[0], counts[1]
         if self._required.size and missing[self._required].any():
             return None
         return EncodedBatch(ids, bags, oov, missing)
