@@ -215,10 +215,7 @@ class BatchQueue:
         self.waiting_rows += rows
         try:
             if self._fits_here():
-                # Requests that the loop reads in this turn and the next join the batch: the server begins a request
-                # in the turn that reads it, and clients that were answered together ask again one after the other.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # requests that the loop reads in this turn join the batch
                 if request.outcome is not None or len(self._waiting) > 1:
                     self._lone_turns = 0
                 if request.outcome is None and self._fits_here() and (execution := self.take()):

@@ -4,15 +4,13 @@ import asyncio
 import zlib
 from collections.abc import Coroutine, Generator
 from types import coroutine
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.types import Receive
 
 from service.errors import BadHeader, BadRequest, ReceiveTimeout, TooLarge, UnsupportedMediaType
 from service.settings import Settings
-
-T = TypeVar("T")
 
 JSON = "application/json"
 # A small body may grow at most this much when it is decompressed.
@@ -52,7 +50,7 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     else:
         try:
             async with asyncio.timeout(settings.receive_timeout_s):
-                body = await continued(reading, waits_for)
+                body = await _continued(reading, waits_for)
         except TimeoutError as error:
             raise ReceiveTimeout(
                 f"the body did not arrive within {settings.receive_timeout_s} s (receive_timeout_s)"
@@ -105,13 +103,9 @@ def _check_announced_length(header: str | None, max_bytes: int) -> None:
         raise TooLarge(f"the body of {header} bytes is above max_body_bytes ({max_bytes})")
 
 
-async def continued(begun: Coroutine[Any, Any, T], waits_for: Any) -> T:
-    """Return what a coroutine returns that was begun by hand and has yielded `waits_for`."""
-    return await _rest(begun, waits_for)
-
-
 @coroutine
-def _rest(begun: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+def _continued(begun: Coroutine[Any, Any, bytes], waits_for: Any) -> Generator[Any, Any, bytes]:
+    """Await the rest of a coroutine that was begun by hand and has yielded `waits_for`."""
     try:
         while True:
             try:
@@ -121,7 +115,7 @@ def _rest(begun: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, 
             else:
                 waits_for = begun.send(sent)
     except StopIteration as done:
-        return cast(T, done.value)
+        return cast(bytes, done.value)
 
 
 async def _read_messages(receive: Receive, max_bytes: int) -> bytes:

@@ -10,11 +10,11 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.ahead import Ahead
 from service.app import FLUSH_SECONDS, create_app
 from service.lifecycle import Lifecycle
-from service.protocol import PromptProtocol
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 from slimctr.errors import ConfigError
@@ -88,7 +88,7 @@ def build_server(
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=PromptProtocol,
+        http=HttpToolsProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

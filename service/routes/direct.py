@@ -68,25 +68,16 @@ class DirectApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or the lifespan."""
-        if scope["type"] == "http" and ("route" in scope or self.find_direct(scope)):
-            await self._direct(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-    def find_direct(self, scope: Scope) -> bool:
-        """Return whether a request has a direct route, which is then in its scope.
-
-        Its handler may begin outside a task: it asks for the current one only after it has waited.
-        """
-        if scope["method"] == "POST":
+        if scope["type"] == "http" and scope["method"] == "POST":
             path = scope["path"]
             for route in self._direct_routes:
                 found = route.path_regex.match(path)
                 if found is not None:
                     scope["app"], scope["route"] = self, route
                     scope["path_params"] = found.groupdict()
-                    return True
-        return False
+                    await self._direct(scope, receive, send)
+                    return
+        await super().__call__(scope, receive, send)
 
 
 async def _call_endpoint(scope: Scope, receive: Receive, send: Send) -> None:
