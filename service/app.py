@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -77,6 +78,7 @@ def create_app(settings: Settings, ahead: Ahead | None = None) -> FastAPI:
         redoc_url=None,
         responses=PROBLEM_RESPONSES,
     )
+    app.state = SimpleNamespace()  # type: ignore[assignment]  # the framework's own looks names up in Python
     app.openapi = partial(build_openapi, app)  # type: ignore[method-assign]
     app.state.settings = settings
     app.state.lifecycle = lifecycle

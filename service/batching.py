@@ -103,14 +103,8 @@ class _Execution:
 
     def run(self) -> None:
         """Score the batch; keep what went wrong for those who wait."""
-        engine = self.queue.engine
         try:
-            begin = time.perf_counter()
-            stored = engine.lookup(self.batch)
-            middle = time.perf_counter()
-            self.logits = engine.run_network(stored)
-            self.lookup_s = middle - begin
-            self.infer_s = time.perf_counter() - middle
+            self.logits, self.lookup_s, self.infer_s = _run(self.queue.engine, self.batch)
         except BaseException as error:  # the waiting requests must hear of it, whatever it is
             self.error = error
 
@@ -212,12 +206,18 @@ class BatchQueue:
         self.check_room(rows)
         if now >= deadline_s:
             raise DeadlineExceeded("the deadline passed before the request was queued")
+        if rows <= self.max_batch_rows and self._fits_here(rows) and self._alone():
+            logits, lookup_s, infer_s = _run(self.engine, batch)
+            self.observer.executed(variant, rows, lookup_s, infer_s)
+            return Scored(logits, 0.0, lookup_s, infer_s)
         request = _Waiting(batch, rows, variant, now, deadline_s, np.empty(rows, np.float32))
         self._waiting.append(request)
         self.waiting_rows += rows
         try:
             if self._fits_here():
-                await self._company(request)
+                await asyncio.sleep(0)  # requests that the loop reads in this turn join the batch
+                if request.outcome is not None or len(self._waiting) > 1:
+                    self._lone_turns = 0
                 if request.outcome is None and self._fits_here() and (execution := self.take()):
                     if self.offered:  # a batch holds fewer rows than fit here: a thread takes the rest
                         self.compute.offer(self)
@@ -231,18 +231,21 @@ class BatchQueue:
             return request.outcome
         raise request.outcome or RuntimeError("the batch gave no scores")
 
-    async def _company(self, request: _Waiting) -> None:
-        """Let requests that the loop reads in this turn join the batch; where none came for long, seldom ask."""
+    def _alone(self) -> bool:
+        """Whether to expect that no request joins: none waits, and none came for long. Then only some ask again."""
         self._lone_turns += 1
-        if self._lone_turns > LONE_TURNS and all(self._lone_turns % turns for turns in ASKED_TURNS):
-            return
-        await asyncio.sleep(0)
-        if request.outcome is not None or len(self._waiting) > 1:
-            self._lone_turns = 0
+        turns = self._lone_turns
+        return (
+            turns > LONE_TURNS
+            and turns % ASKED_TURNS[0] > 0
+            and turns % ASKED_TURNS[1] > 0
+            and not self._waiting
+        )
 
-    def _fits_here(self) -> bool:
-        """Whether all that waits is scored on the loop sooner than a thread could take it."""
-        return self.waiting_rows <= self.inline_rows and not self.offered and self.compute.idle
+    def _fits_here(self, more_rows: int = 0) -> bool:
+        """Whether all that waits is scored on the loop sooner than a thread could take it, `more_rows` with it."""
+        rows = self.waiting_rows + more_rows
+        return rows <= self.inline_rows and not self.offered and self.compute.idle
 
     async def _executed(self, request: _Waiting) -> None:
         """Wait until the executor has scored the request or its deadline has passed."""
@@ -330,6 +333,15 @@ class BatchQueue:
 
     def _announce(self) -> None:
         self.observer.waiting(len(self._waiting), self.waiting_rows)
+
+
+def _run(engine: Engine, batch: EncodedBatch) -> tuple[FloatRow, float, float]:
+    """Return the logits and the seconds of lookup and network."""
+    begin = time.perf_counter()
+    stored = engine.lookup(batch)
+    middle = time.perf_counter()
+    logits = engine.run_network(stored)
+    return logits, middle - begin, time.perf_counter() - middle
 
 
 def _join(parts: list[_Part]) -> EncodedBatch:

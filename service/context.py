@@ -29,7 +29,7 @@ _unused_ids: list[str] = []
 os.register_at_fork(after_in_child=_unused_ids.clear)
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestContext:
     """What the layers of one request share; handlers add to `log` what its line should say."""
 
@@ -72,14 +72,16 @@ class ContextMiddleware:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
-        given = next(
-            (value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None
-        )
+        given = None
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = value.decode("latin-1")
+                break
         valid = given is None or REQUEST_ID.fullmatch(given) is not None
         context = RequestContext(
-            request_id=given if given is not None and valid else new_request_id(),
-            received_s=time.perf_counter(),
-            under_v2=path == "/v2" or path.startswith("/v2/"),
+            given if given is not None and valid else new_request_id(),
+            time.perf_counter(),
+            path.startswith("/v2/") or path == "/v2",
         )
         scope["slimctr.context"] = context
         status = 0
@@ -88,11 +90,13 @@ class ContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), (b"x-request-id", context.request_id.encode())]
+                message["headers"] = headers = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", context.request_id.encode()),
+                ]
                 if self._lifecycle.draining:
                     # The client opens its next connection elsewhere instead of meeting a closed one.
                     headers.append((b"connection", b"close"))
-                message["headers"] = headers
             await send(message)
 
         try:
@@ -135,7 +139,10 @@ class ContextMiddleware:
                     "route": route,
                     "status": status,
                     "duration_ms": round(duration_s * 1000, 3),
-                    **context.log,
+                    **{
+                        name: round(value, 3) if isinstance(value, float) else value
+                        for name, value in context.log.items()
+                    },
                 },
             )
 

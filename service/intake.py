@@ -82,6 +82,8 @@ def deadline_s(header: str | None, timeout_us: int | None, now: float, settings:
     The smallest of header (milliseconds), timeout parameter (microseconds) and the maximum counts; without either
     the default. Raises BadHeader.
     """
+    if header is None and not timeout_us:
+        return now + settings.default_deadline_ms / 1000
     asked_ms = []
     if header is not None:
         if not (header.isascii() and header.isdigit()) or len(header) > 9 or int(header) == 0:
@@ -89,8 +91,7 @@ def deadline_s(header: str | None, timeout_us: int | None, now: float, settings:
         asked_ms.append(float(header))
     if timeout_us:
         asked_ms.append(timeout_us / 1000)
-    budget_ms = min(asked_ms, default=float(settings.default_deadline_ms))
-    return now + min(budget_ms, settings.max_deadline_ms) / 1000
+    return now + min(*asked_ms, settings.max_deadline_ms) / 1000
 
 
 def _check_announced_length(header: str | None, max_bytes: int) -> None:

@@ -63,7 +63,7 @@ class Loader:
             opened = await self._in_thread(partial(self._open, version))
             version.serving = self._serving(version, opened)
             self._held += 1
-            version.counts = FieldCounts.of(len(opened.scorer.encoder.schema.fields))
+            version.counts = FieldCounts(len(opened.scorer.encoder.schema.fields))
             version.memory_bytes = await asyncio.to_thread(version.serving.memory_bytes)
             version.state = State.READY
             self._model_metrics.loaded(version)
@@ -105,10 +105,10 @@ class Loader:
 
     def flush_counts(self, version: Version) -> None:
         """Move the looked-up values since the last flush into the metrics."""
-        if version.counts is not None and version.serving is not None and version.counts.values.any():
+        if version.counts is not None and version.serving is not None:
             schema = version.serving.scorer.encoder.schema
-            self._model_metrics.looked_up(version.model, schema, version.counts)
-            version.counts = FieldCounts.of(len(schema.fields))
+            self._model_metrics.looked_up(version.model, schema, version.counts.totals())
+            version.counts = FieldCounts(len(schema.fields))
 
     async def refresh_memory(self, versions: Iterable[Version]) -> None:
         """Read again what each READY version holds in memory."""

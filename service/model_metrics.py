@@ -1,8 +1,11 @@
 """Shows the state, bytes and make of loaded versions in the metrics."""
 
+import numpy as np
+import numpy.typing as npt
+
 from model_store.manifest import Manifest, Table
 from service.telemetry.metrics import Metrics
-from service.versions import FieldCounts, Version
+from service.versions import Version
 from slimctr.features import FeatureSchema
 from slimctr.native.lookup import packed_record_bytes
 from slimctr.native.masked import masked_bytes
@@ -44,11 +47,11 @@ class ModelMetrics:
         for kind, size in version.memory_bytes.items():
             self._metrics.model_memory_bytes.labels(version.model, str(version.number), kind).set(size)
 
-    def looked_up(self, model: str, schema: FeatureSchema, counts: FieldCounts) -> None:
-        """Add the values of each field by outcome."""
-        hit = counts.values - counts.oov - counts.missing
-        for outcome, values in (("hit", hit), ("oov", counts.oov), ("missing", counts.missing)):
-            for field, count in zip(schema.names, values.tolist(), strict=True):
+    def looked_up(self, model: str, schema: FeatureSchema, totals: npt.NDArray[np.int64]) -> None:
+        """Add the values of each field by outcome; `totals` (3, F): all values, those OOV, those missing."""
+        values, oov, missing = totals
+        for outcome, counts in (("hit", values - oov - missing), ("oov", oov), ("missing", missing)):
+            for field, count in zip(schema.names, counts.tolist(), strict=True):
                 if count:
                     self._metrics.embedding_rows_total.labels(model, field, outcome).inc(count)
 

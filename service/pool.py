@@ -52,6 +52,7 @@ class Pool:
         self._bound: frozenset[Key] = frozenset()
         self._asked: set[Key] = set()
         self._unloaded: set[str] = set()
+        self._served: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._looked = False
@@ -69,10 +70,9 @@ class Pool:
         """Return the configured model, else the only one; raise UnknownName when that is no answer."""
         if self._settings.default_model is not None:
             return self._settings.default_model
-        models = self.models()
-        if len(models) == 1:
-            return models[0]
-        served = ", ".join(models) or "none"
+        if len(self._served) == 1:
+            return self._served[0]
+        served = ", ".join(self._served) or "none"
         raise UnknownName(f"name a model: default_model is not set and the served models are {served}")
 
     def version(self, model: str, number: int) -> Version:
@@ -311,6 +311,7 @@ class Pool:
                 self._spawn(self._unload(version))
             elif version.state is State.UNAVAILABLE:
                 del self._versions[key]
+        self._served = self.models()
         self._announce()
 
     def _move_labels(self, model: str) -> None:

@@ -42,6 +42,10 @@ PROTOCOL_STATES = {
 }
 
 
+# What a batch counted is 16 bytes a field until it is added up.
+MAX_NOTED_BATCHES = 64
+
+
 @dataclass(frozen=True)
 class Serving:
     """What a READY version scores with."""
@@ -66,26 +70,34 @@ class Serving:
         }
 
 
-@dataclass
 class FieldCounts:
-    """Values looked up per field (F) since the last flush; adding them up here keeps metrics off the request path."""
+    """Values looked up per field (F) since the last flush; a scored batch is noted, and added up with many others."""
 
-    values: npt.NDArray[np.int64]
-    oov: npt.NDArray[np.int64]
-    missing: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, fields: int) -> "FieldCounts":
-        """Return zeros for so many fields."""
-        return cls(*np.zeros((3, fields), np.int64))
+    def __init__(self, fields: int) -> None:
+        self._values, self._oov, self._missing = np.zeros((3, fields), np.int64)
+        self._rows = 0
+        self._noted: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
 
     def add(self, batch: EncodedBatch, schema: FeatureSchema) -> None:
         """Count the values of a scored batch."""
-        self.values += len(batch)
+        self._rows += len(batch)
         for position, bag in zip(schema.multi, batch.bags, strict=True):
-            self.values[position] += len(bag.values) - len(batch)
-        self.oov += batch.oov
-        self.missing += batch.missing
+            self._values[position] += len(bag.values) - len(batch)
+        self._noted.append((batch.oov, batch.missing))
+        if len(self._noted) == MAX_NOTED_BATCHES:
+            self._add_up()
+
+    def totals(self) -> npt.NDArray[np.int64]:
+        """Return values, those that were OOV and those that were missing, each per field: (3, F)."""
+        self._add_up()
+        return np.stack([self._values + self._rows, self._oov, self._missing])
+
+    def _add_up(self) -> None:
+        if self._noted:
+            oov, missing = np.sum(self._noted, axis=0)
+            self._oov += oov
+            self._missing += missing
+            self._noted.clear()
 
 
 @dataclass(eq=False)

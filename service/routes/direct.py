@@ -1,6 +1,7 @@
 """The scoring paths (POST only) without the layers of the framework: only the context wraps the handler."""
 
 from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
@@ -17,13 +18,29 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 class DirectRequest(Request):
     """A request whose headers are a dictionary by lower-case name; of a header given twice the first counts."""
 
-    @property
-    def headers(self) -> Mapping[str, str]:  # type: ignore[override]
-        """Headers by lower-case name."""
-        if not hasattr(self, "_by_name"):
-            pairs = reversed(self.scope["headers"])
-            self._by_name = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
-        return self._by_name
+    headers: Mapping[str, str] = MappingProxyType({})  # type: ignore[assignment]
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self._receive = receive
+        pairs = reversed(scope["headers"])
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+
+
+class DirectResponse(Response):
+    """A success; `headers` are written as they are, before those of length and type."""
+
+    def __init__(
+        self, content: bytes, media_type: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        self.status_code = 200
+        self.body = content
+        self.raw_headers = [
+            *headers,
+            (b"content-length", b"%d" % len(content)),
+            (b"content-type", media_type),
+        ]
+        self.background = None
 
 
 class DirectRoute(APIRoute):
@@ -51,10 +68,11 @@ class DirectApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or the lifespan."""
-        if scope["type"] == "http":
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path = scope["path"]
             for route in self._direct_routes:
-                found = route.path_regex.match(scope["path"])
-                if found is not None and scope["method"] == "POST":
+                found = route.path_regex.match(path)
+                if found is not None:
                     scope["app"], scope["route"] = self, route
                     scope["path_params"] = found.groupdict()
                     await self._direct(scope, receive, send)
@@ -63,5 +81,5 @@ class DirectApp(FastAPI):
 
 
 async def _call_endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-    response = await scope["route"].endpoint(DirectRequest(scope, receive, send))
+    response = await scope["route"].endpoint(DirectRequest(scope, receive))
     await response(scope, receive, send)

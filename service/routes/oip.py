@@ -16,7 +16,7 @@ from service.errors import BadJson, BadRequest, ModelControlDisabled, NotOffered
 from service.inference import Inference, Target, variant_parameters
 from service.intake import deadline_s, read_body
 from service.pool import Pool
-from service.routes.direct import DirectRoute
+from service.routes.direct import DirectResponse, DirectRoute
 from service.settings import Settings
 from service.versions import PROTOCOL_STATES, State, Version
 from service.wire import oip, oip_models, v1
@@ -106,18 +106,14 @@ async def _infer(request: Request, version: str | None) -> Response:
         inference.require_one_encoding(choice)
         asked = oip.fitted(asked, choice.schema, settings.max_request_rows)
         answer = await inference.score(
-            choice, context, asked.rows, len(body), due_s, lambda encoder: oip.encode(asked, encoder)
+            choice, asked.rows, len(body), due_s, lambda encoder: oip.encode(asked, encoder)
         )
-        parameters = {**variant_parameters(choice), "oov_ids": int(answer.batch.oov.sum())}
+        parameters = {**variant_parameters(choice), "oov_ids": sum(answer.batch.oov.tolist())}
         scores = {"pctr": answer.pctr, "logit": answer.logits}
         content, json_bytes = oip.write_infer(asked, choice.model, choice.version.number, parameters, scores)
     if json_bytes is None:
-        return Response(content, media_type="application/json")
-    return Response(
-        content,
-        media_type="application/octet-stream",
-        headers={"Inference-Header-Content-Length": str(json_bytes)},
-    )
+        return DirectResponse(content, b"application/json")
+    return DirectResponse(content, b"application/octet-stream", ((JSON_LENGTH.encode(), b"%d" % json_bytes),))
 
 
 def _number(version: str) -> int:

@@ -11,7 +11,7 @@ from service.context import RequestContext, context_of
 from service.errors import BadHeader
 from service.inference import Answer, Choice, Inference, Target
 from service.intake import JSON, check_content_type, deadline_s, read_body
-from service.routes.direct import DirectRoute
+from service.routes.direct import DirectResponse, DirectRoute
 from service.settings import Settings
 from service.wire import arrow, forms, v1
 from service.wire.documents import PREDICT_FORMS, PredictAnswer
@@ -55,7 +55,6 @@ async def predict(request: Request) -> Response:
     with inference.chosen(context, target, "v1") as choice:
         answer = await inference.score(
             choice,
-            context,
             asked.form.rows,
             len(body),
             due_s,
@@ -63,16 +62,19 @@ async def predict(request: Request) -> Response:
         )
         write, media_type = _answer_form(request)
         content = write(_document(context, choice, answer, asked.include))
-    headers = {"Server-Timing": _server_timing(answer)} if "timing" in asked.include else None
-    return Response(content, media_type=media_type, headers=headers)
+    if "timing" in asked.include:
+        return DirectResponse(content, media_type, ((b"server-timing", _server_timing(answer).encode()),))
+    return DirectResponse(content, media_type)
 
 
-def _answer_form(request: Request) -> tuple[Callable[[Mapping[str, Any]], bytes], str]:
+def _answer_form(request: Request) -> tuple[Callable[[Mapping[str, Any]], bytes], bytes]:
     """Return how to write the answer and its media type: JSON, unless `Accept` names Arrow."""
-    asked = request.headers.get("accept", "").lower().split(",")
-    if arrow.MEDIA_TYPE in (media_range.partition(";")[0].strip() for media_range in asked):
-        return arrow.write_predict, arrow.MEDIA_TYPE
-    return v1.write_predict, JSON
+    accept = request.headers.get("accept")
+    if accept is not None and arrow.MEDIA_TYPE in (
+        media_range.partition(";")[0].strip() for media_range in accept.lower().split(",")
+    ):
+        return arrow.write_predict, arrow.MEDIA_TYPE.encode()
+    return v1.write_predict, JSON.encode()
 
 
 def _document(

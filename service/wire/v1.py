@@ -49,7 +49,7 @@ def read_predict(body: bytes, max_rows: int) -> Predict:
     start, end = table.member
     envelope = orjson.loads(body[:start] + b"0" + body[end:])
     context = envelope.get("context", {})
-    if not isinstance(context, dict) or not context.keys().isdisjoint(table.fields()):
+    if not isinstance(context, dict) or (context and not context.keys().isdisjoint(table.fields())):
         return read_document(_read_json(body), None, max_rows)
     scanned = Scanned(table, context, lambda: _read_form(orjson.loads(body), []) or Rows([]))
     return read_document(envelope, scanned, max_rows)

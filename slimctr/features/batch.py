@@ -42,9 +42,10 @@ class Bag:
         return Bag(np.concatenate([bag.values for bag in bags]), offsets)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Not frozen: a request of one row notices that fields would be set one by one through `object.__setattr__`.
+@dataclass(slots=True, eq=False)
 class EncodedBatch:
-    """Row ids of B instances.
+    """Row ids of B instances; not changed once it is made.
 
     `ids` int32 (B, S): single-valued fields in schema order. `bags`: one per multi-valued field in schema
     order. `oov` int64 (F,): values that are present but have no row of their own. `missing` int64 (F,):

@@ -53,6 +53,9 @@ class Encoder:
         self.vocabulary = vocabulary
         self._refuse_unknown = unknown_fields == "error"
         self._required = np.flatnonzero([field.required for field in schema.fields])
+        self._singles = np.array(schema.single, np.intp)
+        self._single_rows = vocabulary.rows_per_field[self._singles]
+        self._single_missing = vocabulary.missing_rows[self._singles]
         self._json_plans: dict[bytes, _JsonPlan | None] = {}
         self._arrow_plans: dict[ArrowSchema, ArrowPlan] = {}
 
@@ -116,7 +119,7 @@ class Encoder:
         if plan is None or not table.other.isdisjoint(plan.keyed):
             return None
         context = context or {}
-        if self._refuse_unknown and not context.keys() <= self.schema.index.keys():
+        if context and self._refuse_unknown and not context.keys() <= self.schema.index.keys():
             return None
         counts = np.zeros((2, len(self.schema.fields)), np.int64)
         if plan.valued:
@@ -129,7 +132,7 @@ class Encoder:
         else:
             ids, bags = np.empty((table.rows, len(self.schema.single)), np.int32), ()
         encode_spans(self.vocabulary.key_table, table, plan.keys, ids, counts)
-        missing, oov = counts
+        missing, oov = counts[0], counts[1]
         if self._required.size and missing[self._required].any():
             return None
         return EncodedBatch(ids, bags, oov, missing)
@@ -159,28 +162,25 @@ class Encoder:
         MissingField.
         """
         schema = self.schema
-        names = [schema.names[position] for position in schema.single]
-        if ids.ndim != 2 or ids.shape[1] != len(names) or ids.dtype.kind not in "iu":
-            raise BadValue("ids", f"ids are integers (rows, {len(names)}), not {ids.dtype} {ids.shape}")
+        singles = len(schema.single)
+        if ids.ndim != 2 or ids.shape[1] != singles or ids.dtype.kind not in "iu":
+            raise BadValue("ids", f"ids are integers (rows, {singles}), not {ids.dtype} {ids.shape}")
         if len(bags) != len(schema.multi):
             raise BadValue("bags", f"{len(bags)} bags for {len(schema.multi)} multi-valued fields")
         oov, missing = np.zeros((2, len(schema.fields)), np.int64)
-        singles = np.array(schema.single, np.intp)
-        absent = ids == -1
-        rows = self._known_rows(ids, absent, singles)
-        missing[singles] = absent.sum(axis=0)
-        oov[singles] = ((rows == 0) & ~absent).sum(axis=0)
+        rows, oov[self._singles], missing[self._singles] = _known_rows(
+            ids, self._single_rows, self._single_missing
+        )
         encoded = []
         for position, (values, offsets) in zip(schema.multi, bags, strict=True):
             values, offsets = _filled_bags(schema.names[position], values, offsets, len(ids))
-            absent_values = values == -1
-            bag_rows = self._known_rows(values, absent_values, np.intp(position))
-            missing[position] = absent_values.sum()
-            oov[position] = ((bag_rows == 0) & ~absent_values).sum()
+            bag_rows, oov[position], missing[position] = _known_rows(
+                values, self.vocabulary.rows_per_field[position], self.vocabulary.missing_rows[position]
+            )
             encoded.append(Bag(bag_rows, offsets))
-        for position, field in enumerate(schema.fields):
-            if field.required and missing[position]:
-                raise missing_field(field, None)
+        for required in self._required:
+            if missing[required]:
+                raise missing_field(schema.fields[required], None)
         return EncodedBatch(rows, tuple(encoded), oov, missing)
 
     def _json_plan(self, names: bytes) -> _JsonPlan | None:
@@ -215,11 +215,6 @@ class Encoder:
             name = self.schema.names[position]
             assembly.add(position, [context.get(name)] if column is None else table.values(column))
         return assembly.look_up(self.vocabulary)
-
-    def _known_rows(self, ids: NDArray[Any], absent: NDArray[np.bool_], fields: Any) -> NDArray[np.int32]:
-        inside = (ids >= 0) & (ids < self.vocabulary.rows_per_field[fields])
-        known = np.where(inside, ids, 0)
-        return np.where(absent, self.vocabulary.missing_rows[fields], known).astype(np.int32)
 
     def _unknown_field(self, name: str, row: int | None = None) -> UnknownField:
         known = shorten(", ".join(self.schema.names), MAX_LISTED_NAMES, placeholder=" …")
@@ -274,6 +269,15 @@ class Encoder:
             if self.schema.index.get(error.field) in repeated:
                 error.row = None
             raise
+
+
+def _known_rows(ids: NDArray[Any], table_rows: Any, missing_rows: Any) -> tuple[NDArray[np.int32], Any, Any]:
+    """Return rows of the table for ids from outside, and per column how many are OOV and how many missing."""
+    absent = ids == -1
+    known = np.where((ids >= 0) & (ids < table_rows), ids, 0)
+    rows = np.where(absent, missing_rows, known).astype(np.int32)
+    missing = np.add.reduce(absent, axis=0)
+    return rows, np.add.reduce(known == 0, axis=0) - missing, missing
 
 
 def _instances(field: Field, column: Column) -> int:
