@@ -17,6 +17,7 @@ from slimctr.features.batch import Bag, EncodedBatch
 from slimctr.features.columns import Column, TextColumn, json_name, missing_field
 from slimctr.features.schema import FeatureSchema, Field
 from slimctr.features.vocabulary import Vocabulary
+from slimctr.native.ids import IdLimits, known_rows
 from slimctr.native.json_table import JsonTable
 from slimctr.native.keys import SpanColumns, encode_spans
 
@@ -55,6 +56,7 @@ class Encoder:
         self._required = np.flatnonzero([field.required for field in schema.fields])
         self._json_plans: dict[bytes, _JsonPlan | None] = {}
         self._arrow_plans: dict[ArrowSchema, ArrowPlan] = {}
+        self._id_limits = self._limits_of(schema.single)
 
     def encode_rows(self, rows: Sequence[Row]) -> EncodedBatch:
         """Encode B rows {field: value}; an absent field is missing.
@@ -164,20 +166,14 @@ class Encoder:
             raise BadValue("ids", f"ids are integers (rows, {len(names)}), not {ids.dtype} {ids.shape}")
         if len(bags) != len(schema.multi):
             raise BadValue("bags", f"{len(bags)} bags for {len(schema.multi)} multi-valued fields")
-        oov, missing = np.zeros((2, len(schema.fields)), np.int64)
-        singles = np.array(schema.single, np.intp)
-        absent = ids == -1
-        rows = self._known_rows(ids, absent, singles)
-        missing[singles] = absent.sum(axis=0)
-        oov[singles] = ((rows == 0) & ~absent).sum(axis=0)
+        counts = np.zeros((2, len(schema.fields)), np.int64)
+        rows, counts[:, schema.single] = known_rows(ids, self._id_limits)
         encoded = []
         for position, (values, offsets) in zip(schema.multi, bags, strict=True):
             values, offsets = _filled_bags(schema.names[position], values, offsets, len(ids))
-            absent_values = values == -1
-            bag_rows = self._known_rows(values, absent_values, np.intp(position))
-            missing[position] = absent_values.sum()
-            oov[position] = ((bag_rows == 0) & ~absent_values).sum()
-            encoded.append(Bag(bag_rows, offsets))
+            bag_rows, counts[:, [position]] = known_rows(values[:, np.newaxis], self._limits_of([position]))
+            encoded.append(Bag(bag_rows[:, 0], offsets))
+        missing, oov = counts
         for position, field in enumerate(schema.fields):
             if field.required and missing[position]:
                 raise missing_field(field, None)
@@ -216,10 +212,9 @@ class Encoder:
             assembly.add(position, [context.get(name)] if column is None else table.values(column))
         return assembly.look_up(self.vocabulary)
 
-    def _known_rows(self, ids: NDArray[Any], absent: NDArray[np.bool_], fields: Any) -> NDArray[np.int32]:
-        inside = (ids >= 0) & (ids < self.vocabulary.rows_per_field[fields])
-        known = np.where(inside, ids, 0)
-        return np.where(absent, self.vocabulary.missing_rows[fields], known).astype(np.int32)
+    def _limits_of(self, positions: Sequence[int]) -> IdLimits:
+        fields = np.array(positions, np.intp)
+        return IdLimits(self.vocabulary.rows_per_field[fields], self.vocabulary.missing_rows[fields])
 
     def _unknown_field(self, name: str, row: int | None = None) -> UnknownField:
         known = shorten(", ".join(self.schema.names), MAX_LISTED_NAMES, placeholder=" …")
