@@ -164,7 +164,7 @@ static inline int64_t read_cell(const arrow_cells *c, const uint8_t *bytes, int6
             return TOO_MUCH;
         if (high && !is_utf8(key, stop - start))
             return NOT_UTF8;
-        *hash = hash_key(key, stop - start, seed);
+        *hash = hash_short(key, stop - start, bytes + c->data.at + c->data.bytes, seed);
         *is_missing = stop == start;
     } else if (!*is_missing) {
         int64_t value = load_integer(bytes, c->data, c->type, entry);
