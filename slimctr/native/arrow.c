@@ -225,3 +225,41 @@ SLIMCTR_API int64_t slimctr_encode_arrow(const key_table *table, const uint8_t *
     }
     return OK;
 }
+
+/* Copy the nodes and buffers of a record batch, each two little-endian numbers in its metadata, to `nodes` and `places`,
+ * which count from `body_at` and end with an empty one. Returns 0, or 1 for a node beyond `max_length`, 2 for a buffer
+ * that passes `body_bytes`. */
+SLIMCTR_API int64_t slimctr_arrow_places(const uint8_t *metadata, int64_t nodes_at, int64_t node_count,
+                                         int64_t buffers_at, int64_t buffer_count, int64_t body_at, int64_t body_bytes,
+                                         int64_t max_length, int64_t *nodes, place *places)
+{
+    for (int64_t i = 0; i < 2 * node_count; i++) {
+        nodes[i] = load_64(metadata + nodes_at + 8 * i);
+        if (nodes[i] < 0 || nodes[i] > max_length)
+            return 1;
+    }
+    for (int64_t i = 0; i < buffer_count; i++) {
+        int64_t at = load_64(metadata + buffers_at + 16 * i), bytes = load_64(metadata + buffers_at + 16 * i + 8);
+        if (at < 0 || at > body_bytes || bytes < 0 || bytes > body_bytes - at)
+            return 2;
+        places[i].at = body_at + at;
+        places[i].bytes = bytes;
+    }
+    places[buffer_count].at = places[buffer_count].bytes = 0;
+    return 0;
+}
+
+/* Whether the outer nodes of a batch have `length` cells (else 1) and those with missing cells have a buffer that lists
+ * them (else 2): `nullable` are pairs of a node and that buffer. The caller vouches for the numbers of both. */
+SLIMCTR_API int64_t slimctr_arrow_check(const int64_t *nodes, const place *places, const int64_t *outer,
+                                        int64_t outer_count, const int64_t *nullable, int64_t nullable_count,
+                                        int64_t length)
+{
+    for (int64_t i = 0; i < outer_count; i++)
+        if (nodes[2 * outer[i]] != length)
+            return 1;
+    for (int64_t i = 0; i < nullable_count; i++)
+        if (nodes[2 * nullable[2 * i] + 1] > 0 && places[nullable[2 * i + 1]].bytes == 0)
+            return 2;
+    return 0;
+}
