@@ -28,7 +28,9 @@ setup(
     ext_modules=[
         Extension(
             "slimctr.native._kernels",
-            sources=[f"slimctr/native/{name}.c" for name in ("lookup", "network", "keys", "json", "arrow")],
+            sources=[
+                f"slimctr/native/{name}.c" for name in ("lookup", "network", "keys", "json", "arrow", "ids")
+            ],
             depends=[f"slimctr/native/{name}.h" for name in ("kernels", "codes", "masked", "keys")],
             extra_compile_args=[
                 "-O3",

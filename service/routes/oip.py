@@ -94,7 +94,9 @@ async def _infer(request: Request, version: str | None) -> Response:
     header_deadline = request.headers.get("x-request-deadline-ms")
     received_s = time.monotonic()
     body = await read_body(request, settings)
-    asked = await inference.decode(len(body), oip.read_infer, body, request.headers.get(JSON_LENGTH))
+    json_length = request.headers.get(JSON_LENGTH)
+    weight_bytes = oip.weight_bytes(len(body), json_length)
+    asked = await inference.decode(weight_bytes, oip.read_infer, body, json_length)
     due_s = deadline_s(header_deadline, asked.timeout_us, received_s, settings)
     target = Target(
         request.path_params["model"],
@@ -106,7 +108,7 @@ async def _infer(request: Request, version: str | None) -> Response:
         inference.require_one_encoding(choice)
         asked = oip.fitted(asked, choice.schema, settings.max_request_rows)
         answer = await inference.score(
-            choice, asked.rows, len(body), due_s, lambda encoder: oip.encode(asked, encoder)
+            choice, asked.rows, weight_bytes, due_s, lambda encoder: oip.encode(asked, encoder)
         )
         parameters = {**variant_parameters(choice), "oov_ids": sum(answer.batch.oov.tolist())}
         scores = {"pctr": answer.pctr, "logit": answer.logits}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from slimctr.errors import ArrowError, BadValue
 from slimctr.features.flatbuffer import BROKEN, INT16, INT32, INT64, UINT8, UINT32, Table
+from slimctr.native.arrow_places import LONG, OUTSIDE, UNEQUAL, UNLISTED, BatchCheck, batch_places
 
 MAX_COLUMNS = 1024
 MAX_BATCHES = 1024
@@ -75,14 +76,10 @@ class ArrowColumn(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrowSchema:
-    """The columns of a stream, and how many nodes and buffers a batch of them has."""
+    """The columns of a stream, and what a batch of them must have."""
 
     columns: Mapping[str, ArrowColumn]
-    nodes: int
-    buffers: int
-    outer_nodes: NDArray[np.int64]
-    nullable: NDArray[np.int64]
-    """Pairs of a node and its buffer of missing cells."""
+    check: BatchCheck
 
 
 class ArrowArray(NamedTuple):
@@ -213,9 +210,7 @@ def _columns(metadata: bytes, position: int) -> ArrowSchema:
         if buffers:
             nullable.append((node, buffer))
         node, buffer = node + 1, buffer + buffers
-    return ArrowSchema(
-        columns, node, buffer, np.array(outer, np.int64), np.array(nullable, np.int64).reshape(-1, 2)
-    )
+    return ArrowSchema(columns, BatchCheck(outer, nullable, node, buffer))
 
 
 def _column(field: Table, node: int, buffer: int) -> ArrowColumn:
@@ -269,26 +264,24 @@ def _array(header: Table, body_at: int, body_bytes: int) -> ArrowArray:
         raise ArrowError(
             "compressed Arrow buffers are not read: compress the body (Content-Encoding: gzip) instead"
         )
-    start, count = header.vector(1, 16)
-    nodes = np.frombuffer(header.data, "<u8", 2 * count, start)
-    start, count = header.vector(2, 16)
-    # Unsigned, so that a negative number is a large one.
-    buffers = np.frombuffer(header.data, "<u8", 2 * count, start).reshape(count, 2)
     length = header.scalar(0, INT64)
-    if length < 0 or nodes.max(initial=0) > MAX_LENGTH:
+    body = body_at, body_bytes
+    fault, nodes, places = batch_places(
+        header.data, header.vector(1, 16), header.vector(2, 16), body, MAX_LENGTH
+    )
+    if length < 0 or fault == LONG:
         raise ArrowError("the Arrow stream is broken: a length is negative or without measure")
-    if buffers.max(initial=0) > body_bytes or buffers.sum(axis=1).max(initial=0) > body_bytes:
+    if fault == OUTSIDE:
         raise ArrowError("the Arrow stream is broken: a buffer passes the end of its message")
-    places = np.zeros((count + 1, 2), np.int64)
-    np.add(buffers, np.array((body_at, 0), np.uint64), out=places[:count], casting="unsafe")
-    return ArrowArray(length, nodes.astype(np.int64).reshape(-1, 2), places)
+    return ArrowArray(length, nodes, places)
 
 
 def _check_batch(schema: ArrowSchema, array: ArrowArray) -> None:
-    if len(array.nodes) != schema.nodes or len(array.places) != schema.buffers + 1:
+    check = schema.check
+    if len(array.nodes) != check.nodes or len(array.places) != check.buffers + 1:
         raise ArrowError("the Arrow stream is broken: a record batch does not have the columns of the schema")
-    if (array.nodes[schema.outer_nodes, 0] != array.length).any():
+    fault = check.fault(array.nodes, array.places, array.length)
+    if fault == UNEQUAL:
         raise ArrowError("the Arrow stream is broken: columns of a record batch differ in length")
-    nodes, buffers = schema.nullable.T
-    if ((array.nodes[nodes, 1] > 0) & (array.places[buffers, 1] == 0)).any():
+    if fault == UNLISTED:
         raise ArrowError("the Arrow stream is broken: missing cells are announced and not listed")

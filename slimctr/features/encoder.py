@@ -17,6 +17,7 @@ from slimctr.features.batch import Bag, EncodedBatch
 from slimctr.features.columns import Column, TextColumn, json_name, missing_field
 from slimctr.features.schema import FeatureSchema, Field
 from slimctr.features.vocabulary import Vocabulary
+from slimctr.native.ids import IdLimits, known_rows
 from slimctr.native.json_table import JsonTable
 from slimctr.native.keys import SpanColumns, encode_spans
 
@@ -53,11 +54,9 @@ class Encoder:
         self.vocabulary = vocabulary
         self._refuse_unknown = unknown_fields == "error"
         self._required = np.flatnonzero([field.required for field in schema.fields])
-        self._singles = np.array(schema.single, np.intp)
-        self._single_rows = vocabulary.rows_per_field[self._singles]
-        self._single_missing = vocabulary.missing_rows[self._singles]
         self._json_plans: dict[bytes, _JsonPlan | None] = {}
         self._arrow_plans: dict[ArrowSchema, ArrowPlan] = {}
+        self._id_limits = self._limits_of(schema.single)
 
     def encode_rows(self, rows: Sequence[Row]) -> EncodedBatch:
         """Encode B rows {field: value}; an absent field is missing.
@@ -167,17 +166,14 @@ class Encoder:
             raise BadValue("ids", f"ids are integers (rows, {singles}), not {ids.dtype} {ids.shape}")
         if len(bags) != len(schema.multi):
             raise BadValue("bags", f"{len(bags)} bags for {len(schema.multi)} multi-valued fields")
-        oov, missing = np.zeros((2, len(schema.fields)), np.int64)
-        rows, oov[self._singles], missing[self._singles] = _known_rows(
-            ids, self._single_rows, self._single_missing
-        )
+        counts = np.zeros((2, len(schema.fields)), np.int64)
+        rows, counts[:, schema.single] = known_rows(ids, self._id_limits)
         encoded = []
         for position, (values, offsets) in zip(schema.multi, bags, strict=True):
             values, offsets = _filled_bags(schema.names[position], values, offsets, len(ids))
-            bag_rows, oov[position], missing[position] = _known_rows(
-                values, self.vocabulary.rows_per_field[position], self.vocabulary.missing_rows[position]
-            )
-            encoded.append(Bag(bag_rows, offsets))
+            bag_rows, counts[:, [position]] = known_rows(values[:, np.newaxis], self._limits_of([position]))
+            encoded.append(Bag(bag_rows[:, 0], offsets))
+        missing, oov = counts
         for required in self._required:
             if missing[required]:
                 raise missing_field(schema.fields[required], None)
@@ -215,6 +211,10 @@ class Encoder:
             name = self.schema.names[position]
             assembly.add(position, [context.get(name)] if column is None else table.values(column))
         return assembly.look_up(self.vocabulary)
+
+    def _limits_of(self, positions: Sequence[int]) -> IdLimits:
+        fields = np.array(positions, np.intp)
+        return IdLimits(self.vocabulary.rows_per_field[fields], self.vocabulary.missing_rows[fields])
 
     def _unknown_field(self, name: str, row: int | None = None) -> UnknownField:
         known = shorten(", ".join(self.schema.names), MAX_LISTED_NAMES, placeholder=" …")
@@ -269,15 +269,6 @@ class Encoder:
             if self.schema.index.get(error.field) in repeated:
                 error.row = None
             raise
-
-
-def _known_rows(ids: NDArray[Any], table_rows: Any, missing_rows: Any) -> tuple[NDArray[np.int32], Any, Any]:
-    """Return rows of the table for ids from outside, and per column how many are OOV and how many missing."""
-    absent = ids == -1
-    known = np.where((ids >= 0) & (ids < table_rows), ids, 0)
-    rows = np.where(absent, missing_rows, known).astype(np.int32)
-    missing = np.add.reduce(absent, axis=0)
-    return rows, np.add.reduce(known == 0, axis=0) - missing, missing
 
 
 def _instances(field: Field, column: Column) -> int:

@@ -164,7 +164,7 @@ static inline int64_t read_cell(const arrow_cells *c, const uint8_t *bytes, int6
             return TOO_MUCH;
         if (high && !is_utf8(key, stop - start))
             return NOT_UTF8;
-        *hash = hash_key(key, stop - start, seed);
+        *hash = hash_short(key, stop - start, bytes + c->data.at + c->data.bytes, seed);
         *is_missing = stop == start;
     } else if (!*is_missing) {
         int64_t value = load_integer(bytes, c->data, c->type, entry);
@@ -178,6 +178,23 @@ static inline int64_t read_cell(const arrow_cells *c, const uint8_t *bytes, int6
         *hash = hash_integer(MISSING, seed);
     }
     return 0;
+}
+
+/* What read_cell does for cells of ASCII text none of which is missing by a bit: returns how many of `n` it did, all but
+ * from the first one on that is refused. */
+static inline int64_t plain_text(const arrow_cells *c, const uint8_t *bytes, int64_t done, int64_t n, uint64_t seed,
+                                 uint64_t *hashes, uint8_t *is_missing, int64_t *text_left)
+{
+    const uint8_t *offsets = bytes + c->offsets.at + 4 * (c->first + done), *text = bytes + c->data.at;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t start = load_32(offsets + 4 * i), stop = load_32(offsets + 4 * i + 4);
+        if (start < 0 || stop < start || stop > c->data.bytes || stop - start > *text_left)
+            return i;
+        *text_left -= stop - start;
+        hashes[i] = hash_short(text + start, stop - start, text + c->data.bytes, seed);
+        is_missing[i] = stop == start;
+    }
+    return n;
 }
 
 /* Write the rows of all cells and add to missing[field] and unlisted[field]; at most `text_left` bytes of text are
@@ -209,9 +226,12 @@ SLIMCTR_API int64_t slimctr_encode_arrow(const key_table *table, const uint8_t *
             }
         }
         key_run run = {c->field, c->cells, c->out_start, c->out_stride, 0, 0};
+        int plain = c->type == TEXT_32 && c->index_type == NO_TYPE && !c->nulls.bytes && !c->entry_nulls.bytes &&
+                    !c->required && !high;
         for (int64_t done = 0; done < c->cells; done += BLOCK) {
             int64_t n = c->cells - done < BLOCK ? c->cells - done : BLOCK;
-            for (int64_t i = 0; i < n; i++) {
+            int64_t i = plain ? plain_text(c, bytes, done, n, table->seeds[run.field], hashes, is_missing, &text_left) : 0;
+            for (; i < n; i++) {
                 why->cell = c->first + done + i;
                 why->reason = read_cell(c, bytes, why->cell, table->seeds[run.field], high, hashes + i, is_missing + i,
                                         &text_left);
@@ -224,4 +244,42 @@ SLIMCTR_API int64_t slimctr_encode_arrow(const key_table *table, const uint8_t *
         unlisted[run.field] += run.unlisted;
     }
     return OK;
+}
+
+/* Copy the nodes and buffers of a record batch, each two little-endian numbers in its metadata, to `nodes` and `places`,
+ * which count from `body_at` and end with an empty one. Returns 0, or 1 for a node beyond `max_length`, 2 for a buffer
+ * that passes `body_bytes`. */
+SLIMCTR_API int64_t slimctr_arrow_places(const uint8_t *metadata, int64_t nodes_at, int64_t node_count,
+                                         int64_t buffers_at, int64_t buffer_count, int64_t body_at, int64_t body_bytes,
+                                         int64_t max_length, int64_t *nodes, place *places)
+{
+    for (int64_t i = 0; i < 2 * node_count; i++) {
+        nodes[i] = load_64(metadata + nodes_at + 8 * i);
+        if (nodes[i] < 0 || nodes[i] > max_length)
+            return 1;
+    }
+    for (int64_t i = 0; i < buffer_count; i++) {
+        int64_t at = load_64(metadata + buffers_at + 16 * i), bytes = load_64(metadata + buffers_at + 16 * i + 8);
+        if (at < 0 || at > body_bytes || bytes < 0 || bytes > body_bytes - at)
+            return 2;
+        places[i].at = body_at + at;
+        places[i].bytes = bytes;
+    }
+    places[buffer_count].at = places[buffer_count].bytes = 0;
+    return 0;
+}
+
+/* Whether the outer nodes of a batch have `length` cells (else 1) and those with missing cells have a buffer that lists
+ * them (else 2): `nullable` are pairs of a node and that buffer. The caller vouches for the numbers of both. */
+SLIMCTR_API int64_t slimctr_arrow_check(const int64_t *nodes, const place *places, const int64_t *outer,
+                                        int64_t outer_count, const int64_t *nullable, int64_t nullable_count,
+                                        int64_t length)
+{
+    for (int64_t i = 0; i < outer_count; i++)
+        if (nodes[2 * outer[i]] != length)
+            return 1;
+    for (int64_t i = 0; i < nullable_count; i++)
+        if (nodes[2 * nullable[2 * i] + 1] > 0 && places[nullable[2 * i + 1]].bytes == 0)
+            return 2;
+    return 0;
 }

@@ -92,8 +92,8 @@ def scan_json(text: bytes) -> JsonTable | None:
             text.decode()
         except UnicodeDecodeError:
             return None
-    # Every value but the last has a comma behind it; as many again may be absent from their rows.
-    capacity = 2 * text.count(b",") + 1
+    # A value has a byte and a comma, in rows a name as well: there is room for values that are absent from their rows.
+    capacity = len(text) // 2 + 1
     spans = np.empty((capacity, 2), np.int32)
     scratch = _scratch
     if _scan()(text, len(text), *scratch.places, address(spans), capacity) != _OK:

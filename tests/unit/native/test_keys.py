@@ -49,6 +49,58 @@ def test_the_hash_is_the_documented_one():
         assert hashes(keys, seed).tolist() == [reference_hash(key, seed) for key in keys]
 
 
+@pytest.mark.parametrize("behind", range(10))
+def test_a_hash_does_not_depend_on_what_lies_behind_the_key(behind):
+    rng = np.random.default_rng(behind)
+    for length in range(20):
+        text = rng.integers(0, 256, size=3 + length + behind, dtype=np.uint8)
+        key = text[3 : 3 + length].tobytes()
+        found = hash_text(text, np.array([3]), np.array([3 + length]), 5)
+        assert found.tolist() == [reference_hash(key, 5)]
+
+
+@pytest.mark.parametrize("per_bucket", [1, 3, 4, 7, 8, 9, 40, 300])
+def test_a_key_is_found_wherever_it_lies_in_its_bucket(per_bucket):
+    keys = [f"k{i}".encode() for i in range(300)]
+    hashed = [reference_hash(key, 7) for key in keys]
+    buckets = -(-len(keys) // per_bucket)
+    places = [(h >> 32) * buckets >> 32 for h in hashed]
+    order = sorted(range(len(keys)), key=lambda i: (places[i], hashed[i] % 2**32))
+    sizes = np.bincount(places, minlength=buckets)
+    table = KeyTable(
+        np.array([7], np.uint64),
+        np.zeros(1, np.int64),
+        np.array([0, buckets]),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint32),
+        np.array([(hashed[i] % 2**32, 1 + i) for i in order], np.uint32),
+    )
+    unlisted = [f"u{i}".encode() for i in range(200)]
+    out = np.full(500, -1, np.int32)
+    text = keys + unlisted
+    offsets = np.concatenate([[0], np.cumsum([len(key) for key in text])]).astype(np.int64)
+    runs = run(len(text))
+    encode_text(table, np.frombuffer(b"".join(text), np.uint8), offsets[:-1], offsets[1:], runs, out)
+    assert out.tolist() == [*range(1, 301), *[0] * 200]
+    assert runs["unlisted"].tolist() == [200]
+
+
+def test_of_two_entries_with_one_fingerprint_the_first_counts():
+    fingerprint = reference_hash(b"a", 7) % 2**32
+    rows = [(fingerprint ^ 1, 1), *[(fingerprint, row) for row in range(2, 12)]]
+    table = KeyTable(
+        np.array([7], np.uint64),
+        np.zeros(1, np.int64),
+        np.array([0, 1]),
+        np.array([0, len(rows)], np.uint32),
+        np.array(rows, np.uint32),
+    )
+    out = np.zeros(1, np.int32)
+    encode_text(
+        table, np.frombuffer(b"a", np.uint8), np.zeros(1, np.int64), np.ones(1, np.int64), run(1), out
+    )
+    assert out.tolist() == [2]
+
+
 def test_integers_hash_as_their_decimal_text():
     values = [0, 7, -1, 10, -10, 2**53 - 1, -(2**53) + 1, 2**63 - 1, -(2**63) + 1]
     out = np.zeros(len(values), np.int32)
