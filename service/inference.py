@@ -60,10 +60,12 @@ class Choice(NamedTuple):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Count a failure; let go of the version."""
-        if error is not None:
-            self.failed(self, error)
-        self.version.release()
-        self.instruments.in_flight.add(-1)
+        try:
+            if error is not None:
+                self.failed(self, error)
+        finally:
+            self.version.release()
+            self.instruments.in_flight.add(-1)
 
     @property
     def model(self) -> str:
