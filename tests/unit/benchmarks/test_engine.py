@@ -70,7 +70,9 @@ def test_the_command_measures_and_writes_its_page(tmp_path):
     records = [json.loads(line) for line in files[0].read_text().splitlines()]
     assert files[1].read_text() == page(records)
     scoring = [record for record in records if record["kind"] == "scoring"]
-    assert {record["contestant"] for record in scoring} == {"torch", "original", "pca_8bit"}
+    engines = {"original", "pca_8bit"}
+    in_onnx_runtime = {f"{variant}, ONNX Runtime" for variant in engines}
+    assert {record["contestant"] for record in scoring} == {"torch", *engines, *in_onnx_runtime}
     assert {record["ratio"] for record in scoring if record["contestant"] == "torch"} == {1.0}
     assert {record["draw"] for record in records[1:]} == {"zipf", "uniform"}
     assert all(record["us_per_row"] > 0 for record in records[1:])
