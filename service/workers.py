@@ -110,14 +110,15 @@ class Start:
         for process in self._workers:
             process.join()
         told |= self._read_news()
-        for refusal in filter(lambda news: news not in ("", SERVES), told.values()):
+        refusal = next((news for news in told.values() if news not in ("", SERVES)), None)
+        if refusal is not None:
             raise ConfigError(refusal)
         return status
 
     def hand_over(self, metrics_folder: str) -> NoReturn:
         """Turn this process into the supervisor of the workers, which deletes `metrics_folder` at its end.
 
-        Takes place between two signals: they are blocked here, and wait for the supervisor.
+        Stop signals have to be blocked: those that come meanwhile wait for the supervisor.
         """
         workers = {process.pid: worker for process, worker in self._workers.items()}
         listeners = [listener.fileno() for listener in self._listeners]

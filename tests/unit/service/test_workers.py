@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import signal
@@ -109,3 +110,11 @@ def test_workers_that_refuse_at_the_same_time_end_the_service_with_their_reason(
         finally:
             for sig, handler in handlers.items():
                 signal.signal(sig, handler)
+
+
+def test_settings_survive_the_way_to_a_replacement(tmp_path):
+    key = {"sha256": "0" * 64, "scopes": ["infer", "metrics"]}
+    settings = Settings(
+        store=tmp_path, experiment=tmp_path / "e.yaml", api_keys=[key], workers=2, default_model="ctr"
+    )
+    assert Settings(**json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
