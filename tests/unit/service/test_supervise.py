@@ -24,6 +24,8 @@ life = os.pipe()
 for slot, code in enumerate(sys.argv[2:]):
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], os.environ)
     document["workers"][pid] = (slot, None)
+    if code == "pass":  # ended before there is a supervisor
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
 handover = os.memfd_create("handover")
 os.write(handover, json.dumps({**document, "life": life}).encode())
