@@ -1,10 +1,12 @@
-"""Runs several server processes on one address and replaces those that die.
+"""Starts several server processes on one address and leaves them to a supervisor.
 
 The workers are forked from a parent that has imported the application and does nothing with it: they share its
-pages until they write to them, and start without importing anything.
+pages until they write to them, and start without importing anything. Once one serves, the parent becomes the program
+`service.supervise`, so that what it has imported and opened is in memory for the workers only.
 """
 
 import gc
+import json
 import logging
 import multiprocessing
 import os
@@ -12,31 +14,22 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.queues import SimpleQueue
-from multiprocessing.synchronize import Event
 from types import FrameType
-from typing import NamedTuple
+from typing import NoReturn
 
-from prometheus_client import values
-from prometheus_client.multiprocess import mark_process_dead
-
+from service import supervise
 from service.ahead import Ahead
-from service.experiments.errors import ExperimentError
 from service.loader import open_ahead
 from service.resident import return_free_memory
-from service.server import address_of, listening_sockets, serve_on
-from service.settings import Settings
+from service.server import address_of, listening_sockets
+from service.settings import PREFIX, Settings
+from service.supervise import SERVES, Worker, read_news
 from service.telemetry.logs import configure_logging
+from service.worker import STARTUP_FAILURE, STOP_SIGNALS, run_forked
 from slimctr.errors import ConfigError
-
-STARTUP_FAILURE = 3
-RETRY_SECONDS = 1.0
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 logger = logging.getLogger("slimctr.workers")
 
@@ -44,6 +37,7 @@ logger = logging.getLogger("slimctr.workers")
 def serve_workers(settings: Settings, ahead: Ahead | None = None) -> int:
     """Serve with `settings.workers` processes until a signal ends them; return the exit status.
 
+    Does not return from a service that stands: this process is replaced by the supervisor, which ends with status 0.
     The versions of `ahead` are opened here, before the workers are forked, which share what they read and hold.
     Raises ConfigError as `service.server.serve` does, also for what a worker refuses at its start.
     """
@@ -60,22 +54,18 @@ def serve_workers(settings: Settings, ahead: Ahead | None = None) -> int:
         # What exists now is never garbage: a collection in a worker shall not write to all the pages it shares.
         gc.collect()
         gc.freeze()
-        return Supervisor(settings, listeners, ahead).run()
+        start = Start(settings, listeners, ahead)
+        status = start.run()
+        if status is None:
+            start.hand_over(metrics_folder)
+        return status
 
 
-class Worker(NamedTuple):
-    """The place of a worker among the workers, which its replacement takes, and whether it ever served."""
+class Start:
+    """Starts the workers and passes signals on until the service stands, which it does once a worker serves.
 
-    slot: int
-    served: Event
-
-
-class Supervisor:
-    """Starts the workers, passes signals on, replaces the dead, waits for the last.
-
-    Each worker has a listening socket of its own, which its replacement inherits. A worker that ends before any served
-    ends the service: the next one would fail for the same reason. Once the service stands, a replacement that cannot
-    start is tried again: what it needs may be away for a moment, and the other workers serve on.
+    Each worker has a listening socket of its own, which its replacement inherits. A worker that ends before the service
+    stands ends the service: the next one would fail for the same reason.
     """
 
     def __init__(
@@ -86,14 +76,14 @@ class Supervisor:
         self._listeners = listeners
         self._processes = multiprocessing.get_context("fork")
         self._workers: dict[BaseProcess, Worker] = {}
-        self._refusals: SimpleQueue[str] = self._processes.SimpleQueue()
         self._life = os.pipe()
-        self._status = 0
-        self._stands = False
         self._stopping = False
 
-    def run(self) -> int:
-        """Run until every worker has ended; return the exit status, or raise ConfigError for a refusal."""
+    def run(self) -> int | None:
+        """Return None when the service stands, with stop signals blocked, or the exit status when it has ended.
+
+        Raises ConfigError for what a worker refused.
+        """
         for sig in STOP_SIGNALS:
             signal.signal(sig, self._pass_on)
         logger.info("workers share one address", extra={"detail": address_of(self._listeners[0])})
@@ -103,52 +93,88 @@ class Supervisor:
             # The first workers have it; the labels may have moved when a replacement starts.
             self._ahead.close()
             return_free_memory()
-        while self._workers:
-            wait([process.sentinel for process in self._workers])
-            for process in [process for process in self._workers if not process.is_alive()]:
-                self._ended(process)
-        if not self._refusals.empty():
-            raise ConfigError(self._refusals.get())
-        return self._status
+        told = self._read_news()
+        if told and all(news == SERVES for news in told.values()):
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            if not self._stopping:
+                return None
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        status = 0
+        for process in [process for process, news in told.items() if news != SERVES]:
+            process.join()
+            if not self._stopping:
+                detail = f"pid {process.pid}, status {process.exitcode}"
+                logger.error("worker ended", extra={"detail": detail})
+                status = STARTUP_FAILURE
+                self._pass_on(signal.SIGTERM, None)
+        for process in self._workers:
+            process.join()
+        told |= self._read_news()
+        refusal = next((news for news in told.values() if news not in ("", SERVES)), None)
+        if refusal is not None:
+            raise ConfigError(refusal)
+        return status
+
+    def hand_over(self, metrics_folder: str) -> NoReturn:
+        """Turn this process into the supervisor of the workers, which deletes `metrics_folder` at its end.
+
+        Stop signals have to be blocked: those that come meanwhile wait for the supervisor.
+        """
+        workers = {process.pid: worker for process, worker in self._workers.items()}
+        listeners = [listener.fileno() for listener in self._listeners]
+        document = {
+            "program": [sys.executable, "-P", "-m", "service.worker"],
+            "settings": self._settings.model_dump(mode="json"),
+            "metrics": metrics_folder,
+            "listeners": listeners,
+            "life": self._life,
+            "workers": workers,
+        }
+        handover = os.memfd_create("slimctr-handover")
+        with open(handover, "wb", closefd=False) as file:
+            file.write(json.dumps(document).encode())
+        unread = [worker.news for worker in workers.values() if worker.news is not None]
+        for inherited in (handover, *self._life, *listeners, *unread):
+            os.set_inheritable(inherited, True)
+        # A replacement finds what was found here, and no secrets where other processes of the user could read them.
+        environment = {name: text for name, text in os.environ.items() if not name.upper().startswith(PREFIX)}
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+        command = [sys.executable, "-S", "-P", supervise.__file__, str(handover), "slimctr", *sys.argv[1:]]
+        try:
+            os.execve(command[0], command, environment)
+        except OSError:
+            self._pass_on(signal.SIGTERM, None)
+            raise
 
     def _start(self, slot: int) -> None:
         # A signal waits until the worker is listed here, and there until it has handlers of its own.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             if not self._stopping:
-                served = self._processes.Event()
+                news, told = os.pipe()
                 process = self._processes.Process(
-                    target=run_worker,
-                    args=(
-                        *(slot, self._life, self._settings, self._listeners[slot]),
-                        *(served, self._refusals, self._ahead),
-                    ),
+                    target=run_forked,
+                    args=(slot, self._life, told, self._settings, self._listeners[slot], self._ahead),
                     name="slimctr-worker",
                 )
                 process.start()
-                self._workers[process] = Worker(slot, served)
+                os.close(told)
+                self._workers[process] = Worker(slot, news)
                 if self._stopping:  # a thread without the mask took the signal, before the worker was listed
                     process.terminate()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
-    def _ended(self, process: BaseProcess) -> None:
-        worker = self._workers.pop(process)
-        process.join()
-        mark_process_dead(worker.slot)  # type: ignore[no-untyped-call]
-        if self._stopping:
-            return
-        logger.error("worker ended", extra={"detail": f"pid {process.pid}, status {process.exitcode}"})
-        self._stands |= any(known.served.is_set() for known in (worker, *self._workers.values()))
-        if not self._stands:
-            self._status = STARTUP_FAILURE
-            self._pass_on(signal.SIGTERM, None)
-            return
-        if not worker.served.is_set():
-            reason = "" if self._refusals.empty() else self._refusals.get()
-            logger.error("a worker could not start and is tried again", extra={"detail": reason})
-            time.sleep(RETRY_SECONDS)
-        self._start(worker.slot)
+    def _read_news(self) -> dict[BaseProcess, str]:
+        """Return what workers tell that have told nothing so far, once there is some; nothing for those that ended."""
+        unread = {
+            worker.news: process for process, worker in self._workers.items() if worker.news is not None
+        }
+        ready = wait(list(unread)) if unread else []
+        told = {process: read_news(news) for news, process in unread.items() if news in ready}
+        for process in told:
+            self._workers[process] = self._workers[process]._replace(news=None)
+        return told
 
     def _pass_on(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True
@@ -156,49 +182,3 @@ class Supervisor:
             # Its number may be another's by now if it was found dead, together with the one that ended the service.
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, sig)
-
-
-def run_worker(
-    slot: int,
-    life: tuple[int, int],
-    settings: Settings,
-    listener: socket.socket,
-    served: Event,
-    refusals: "SimpleQueue[str]",
-    ahead: Ahead | None,
-) -> None:
-    """Serve on the inherited socket; end with the supervisor, even when that was killed.
-
-    `life` is a pipe whose writing end only the supervisor keeps open.
-    """
-    os.setpgid(0, 0)  # Ctrl-C reaches a worker once, through the supervisor
-    take_signals()
-    read_end, write_end = life
-    os.close(write_end)
-    threading.Thread(target=_follow, args=(read_end,), daemon=True).start()
-    write_metrics_as(slot)
-    try:
-        serve_on(listener, settings, served.set, ahead)
-    except (ConfigError, ExperimentError) as error:
-        refusals.put(str(error))
-        sys.exit(STARTUP_FAILURE)
-
-
-def take_signals() -> None:
-    """Let stop signals end this process, as before the supervisor took and then blocked them."""
-    for sig in STOP_SIGNALS:
-        signal.signal(sig, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-
-
-def write_metrics_as(slot: int) -> None:
-    """Keep the metrics of this process in the files of `slot`, going on from what they hold.
-
-    Files named by process, the client's default, stay for ever: each restart would add some to every scrape.
-    """
-    values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
-
-
-def _follow(life: int) -> None:
-    wait([life])
-    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import signal
@@ -6,7 +7,6 @@ import threading
 import time
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext
-from multiprocessing.synchronize import Event
 
 import pytest
 from prometheus_client import values
@@ -15,7 +15,8 @@ from prometheus_client.multiprocess import mark_process_dead
 from service import workers
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.workers import STARTUP_FAILURE, Supervisor, take_signals, write_metrics_as
+from service.worker import STARTUP_FAILURE, take_signals, write_metrics_as
+from service.workers import Start
 
 
 def sleep() -> None:
@@ -25,19 +26,16 @@ def sleep() -> None:
 
 
 class SignalledAtStart(ForkContext):
-    """Starts real child processes that sleep; the supervisor gets a SIGTERM before or after the first start."""
+    """Starts real child processes that sleep; their parent gets a SIGTERM before or after the first start."""
 
     def __init__(self, before: bool) -> None:
         super().__init__()
         self.before = before
         self.started: list[multiprocessing.Process] = []
 
-    def Event(self) -> Event:  # noqa: N802 - its name in multiprocessing
+    def Process(self, **ignored: object) -> multiprocessing.Process:  # noqa: N802 - its name in multiprocessing
         if self.before:
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().Event()
-
-    def Process(self, **ignored: object) -> multiprocessing.Process:  # noqa: N802 - its name in multiprocessing
         child = super().Process(target=sleep)
 
         def start_and_signal() -> None:
@@ -56,18 +54,18 @@ class SignalledAtStart(ForkContext):
 def test_a_signal_around_the_start_of_a_worker_reaches_it_and_starts_no_other(
     tmp_path, monkeypatch, before, threads
 ):
-    """Another thread of the process may take a signal that the supervisor holds back."""
+    """Another thread of the process may take a signal that the parent holds back."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     handlers = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=3), [listener] * 3)
-        supervisor._processes = context = SignalledAtStart(before)
+        start = Start(Settings(store=tmp_path, insecure=True, workers=3), [listener] * 3)
+        start._processes = context = SignalledAtStart(before)
         over = threading.Event()
         for _ in range(threads):
             threading.Thread(target=over.wait).start()
         try:
-            assert supervisor.run() == 0
+            assert start.run() == 0
         finally:
             over.set()
             for sig, handler in handlers.items():
@@ -103,47 +101,20 @@ def test_workers_that_refuse_at_the_same_time_end_the_service_with_their_reason(
     handlers = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=3), [listener] * 3)
+        start = Start(Settings(store=tmp_path, insecure=True, workers=3), [listener] * 3)
         # Found dead together: by the time the first is dealt with, no other process may get its signal.
-        monkeypatch.setattr(workers, "run_worker", lambda *_: os._exit(STARTUP_FAILURE))
-        monkeypatch.setattr(workers, "wait", lambda sentinels: [wait([one]) for one in sentinels])
+        monkeypatch.setattr(workers, "run_forked", lambda *_: os._exit(STARTUP_FAILURE))
+        monkeypatch.setattr(workers, "wait", lambda pipes: [one for one in pipes if wait([one])])
         try:
-            assert supervisor.run() == STARTUP_FAILURE
+            assert start.run() == STARTUP_FAILURE
         finally:
             for sig, handler in handlers.items():
                 signal.signal(sig, handler)
 
 
-def test_a_replacement_that_cannot_start_is_tried_again_while_the_others_serve(tmp_path, monkeypatch):
-    """The first worker serves and dies, its replacement is refused twice, the third one serves and asks for the end."""
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    monkeypatch.setattr(workers, "RETRY_SECONDS", 0.05)
-    handlers = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
-    lives = multiprocessing.get_context("fork").Value("i", 0)
-    supervisor_pid = os.getpid()
-
-    def live(slot, life, settings, listener, served, refusals, ahead):
-        take_signals()
-        if slot == 1:
-            served.set()
-            sleep()
-        lives.value += 1
-        if lives.value in (2, 3):
-            refusals.put("the state does not answer")
-            os._exit(STARTUP_FAILURE)
-        served.set()
-        if lives.value == 4:
-            os.kill(supervisor_pid, signal.SIGTERM)
-            sleep()
-        os._exit(1)
-
-    monkeypatch.setattr(workers, "run_worker", live)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        supervisor = Supervisor(Settings(store=tmp_path, insecure=True, workers=2), [listener] * 2)
-        try:
-            assert supervisor.run() == 0
-        finally:
-            for sig, handler in handlers.items():
-                signal.signal(sig, handler)
-    assert lives.value == 4
+def test_settings_survive_the_way_to_a_replacement(tmp_path):
+    key = {"sha256": "0" * 64, "scopes": ["infer", "metrics"]}
+    settings = Settings(
+        store=tmp_path, experiment=tmp_path / "e.yaml", api_keys=[key], workers=2, default_model="ctr"
+    )
+    assert Settings(**json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
