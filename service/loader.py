@@ -201,7 +201,7 @@ def open_version(
     try:
         at(State.WARMING)
         scorer.warm_up()
-        inline_rows = measure_inline_rows(scorer)
+        inline_rows = measure_inline_rows(scorer, pause_s)
         at(State.CHECKING)
         difference = scorer.check_golden(pause_s)
     except BaseException:
@@ -227,10 +227,15 @@ def open_ahead(ahead: Ahead, settings: Settings) -> None:
                 ahead.opened[key] = open_version(verified, settings, lambda state: None)
 
 
-def measure_inline_rows(scorer: Scorer) -> int:
-    """Return the largest measured batch that is scored within INLINE_SECONDS, 0 when one row takes longer."""
+def measure_inline_rows(scorer: Scorer, pause_s: float = 0.0) -> int:
+    """Return the largest measured batch that is scored within INLINE_SECONDS, 0 when one row takes longer.
+
+    Sleeps `pause_s` before each size.
+    """
     fitting = 0
     for rows in INLINE_CANDIDATES:
+        if pause_s > 0:
+            time.sleep(pause_s)
         batch = scorer.golden.batch.slice(0, rows)
         fastest_s = min(_seconds(scorer, batch) for _ in range(INLINE_REPEATS))
         if len(batch) < rows or fastest_s > INLINE_SECONDS:

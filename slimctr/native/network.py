@@ -1,6 +1,7 @@
 """Runs a network that is a sequence of linear maps and elementwise steps, block by block, in one C call."""
 
 import ctypes
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -94,10 +95,11 @@ def runs_here() -> bool:
 class NativeNetwork:
     """The steps of a network, ready to run; `run` may be called from several threads at once."""
 
-    def __init__(self, steps: Sequence[Step], width: int) -> None:
+    def __init__(self, steps: Sequence[Step], width: int, pause_s: float = 0.0) -> None:
         """Take steps over a stored matrix of `width` columns, whose last one gives the logit.
 
-        Each buffer is written whole by one step before others read it. Raises ValueError when widths do not fit.
+        Each buffer is written whole by one step before others read it. Sleeps `pause_s` before each step. Raises
+        ValueError when widths do not fit.
         """
         for step in steps:
             _check(step, width)
@@ -106,7 +108,12 @@ class NativeNetwork:
         self._width = width
         self._arrays: list[Floats] = []  # kept alive: the steps hold addresses
         buffers, self._row_floats = _arrange(steps)
-        self._steps = (_Step * len(steps))(*(self._describe(step, buffers) for step in steps))
+        described = []
+        for step in steps:
+            if pause_s > 0:
+                time.sleep(pause_s)
+            described.append(self._describe(step, buffers))
+        self._steps = (_Step * len(steps))(*described)
         self._address = ctypes.addressof(self._steps)
         self._call: Any = library().slimctr_run_network
         self._call.restype = None

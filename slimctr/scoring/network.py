@@ -1,5 +1,6 @@
 """Runs the network of an artifact: on the native kernel where it can, else in ONNX Runtime."""
 
+import time
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -24,11 +25,15 @@ class NetworkRuntime:
     the kernel needs. There, a row scores the same bits in every batch.
     """
 
-    def __init__(self, data: bytes, width: int, opset: int, threads: int = 1) -> None:
-        """Check and load `data`; raise EngineError when it is not the network that the format allows."""
+    def __init__(self, data: bytes, width: int, opset: int, threads: int = 1, pause_s: float = 0.0) -> None:
+        """Check and load `data`; raise EngineError when it is not the network that the format allows.
+
+        Sleeps `pause_s` between the steps of which the kernel's part consists, so that other threads get the
+        interpreter.
+        """
         check_onnx(data, opset)
         self._width = width
-        native = _native(data, width) if threads == 1 and runs_here() else None
+        native = _native(data, width, pause_s) if threads == 1 and runs_here() else None
         self.runtime: Runtime = "native" if native else "onnxruntime"
         self._run = native.run if native else _onnx_session(data, width, threads).run
 
@@ -41,10 +46,11 @@ class NetworkRuntime:
         return self._run(stored)
 
 
-def _native(data: bytes, width: int) -> NativeNetwork | None:
+def _native(data: bytes, width: int, pause_s: float) -> NativeNetwork | None:
     """Return the network for the native kernel, None when that cannot run it."""
     try:
-        return NativeNetwork(read_steps(data, INPUT, width, OUTPUT), width)
+        time.sleep(pause_s)
+        return NativeNetwork(read_steps(data, INPUT, width, OUTPUT, pause_s), width, pause_s)
     except (Unread, ValueError):
         return None
 

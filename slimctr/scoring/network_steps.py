@@ -5,6 +5,7 @@ and concatenations of columns, changes of shape, and weights rounded to codes. A
 """
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,14 +27,15 @@ class _Rows(NamedTuple):
     shape: tuple[int, ...]
 
 
-def read_steps(data: bytes, source: str, width: int, target: str) -> list[Step]:
+def read_steps(data: bytes, source: str, width: int, target: str, pause_s: float = 0.0) -> list[Step]:
     """Return the steps from `source` (B, width) to `target` (B,) of an ONNX file that `check_onnx` accepted.
 
-    Raises Unread for a graph with other inputs, outputs or operators.
+    Sleeps `pause_s` once the graph is read. Raises Unread for a graph with other inputs, outputs or operators.
     """
     graph = read_graph(data)
     if graph.inputs != (Value(source, (None, width)),) or graph.outputs != (Value(target, (None,)),):
         raise Unread(f"inputs {graph.inputs} and outputs {graph.outputs}")
+    time.sleep(pause_s)
     return _Reader(graph, source, width).steps(target)
 
 

@@ -78,7 +78,7 @@ class Scorer:
     ) -> Self:
         """Do what `open` does with an artifact that is verified already, and needed no longer afterwards.
 
-        Sleeps `pause_s` before each table, so that other threads get the interpreter.
+        Sleeps `pause_s` before each table and each step of the network, so that other threads get the interpreter.
         """
         try:
             return cls._from(artifact, threads, unknown_fields, pause_s)
@@ -105,7 +105,7 @@ class Scorer:
                 f"the manifest claims a payload of {manifest.bytes.payload}"
             )
         network = NetworkRuntime(
-            artifact.read(NETWORK_FILE), manifest.network.width, manifest.network.opset, threads
+            artifact.read(NETWORK_FILE), manifest.network.width, manifest.network.opset, threads, pause_s
         )
         golden = read_golden(artifact.tensors(GOLDEN_FILE), schema)
         return cls(manifest, Encoder(schema, vocabulary, unknown_fields), lookup, network, golden)
