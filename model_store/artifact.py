@@ -34,9 +34,9 @@ class Artifact:
         self.manifest = manifest
         self._files = files
 
-    def tensors(self, name: str) -> dict[str, Array]:
-        """Return the tensors of the file `name` over a memory map; raise as `map_tensors` does."""
-        return map_open_tensors(self._files[name], name)
+    def tensors(self, name: str, pause_s: float = 0.0) -> dict[str, Array]:
+        """Return the tensors of the file `name` over a memory map, as `map_open_tensors` does."""
+        return map_open_tensors(self._files[name], name, pause_s)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the file `name`."""

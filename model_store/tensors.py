@@ -3,6 +3,7 @@
 import mmap
 import os
 import stat
+import time
 from collections.abc import Mapping
 from io import BufferedReader
 from math import prod
@@ -19,6 +20,7 @@ from model_store.strict_json import parse_object
 Array = npt.NDArray[Any]
 _Entry = tuple[np.dtype[Any], tuple[int, ...], int, int]
 
+TENSORS_PER_PAUSE = 16
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 _LENGTH_BYTES = 8
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -61,8 +63,11 @@ def map_tensors(path: Path) -> dict[str, Array]:
         return map_open_tensors(file, path.name)
 
 
-def map_open_tensors(file: BufferedReader, name: str) -> dict[str, Array]:
-    """Do what `map_tensors` does with a file that is already open; `name` is for messages."""
+def map_open_tensors(file: BufferedReader, name: str, pause_s: float = 0.0) -> dict[str, Array]:
+    """Do what `map_tensors` does with a file that is already open; `name` is for messages.
+
+    Sleeps `pause_s` before every 16 tensors, so that other threads get the interpreter.
+    """
     size = os.fstat(file.fileno()).st_size
     if size < _LENGTH_BYTES + 2:
         raise IntegrityError(f"{name}: {size} bytes are too few for a tensor file")
@@ -82,7 +87,9 @@ def map_open_tensors(file: BufferedReader, name: str) -> dict[str, Array]:
 
     extents = []
     tensors = {}
-    for tensor_name, entry in header.items():
+    for number, (tensor_name, entry) in enumerate(header.items()):
+        if pause_s > 0 and number % TENSORS_PER_PAUSE == 0:
+            time.sleep(pause_s)
         where = f"{name}: tensor '{tensor_name}'"
         dtype, shape, begin, end = _entry(where, tensor_name, entry)
         if begin > end or end > size - start:

@@ -96,14 +96,16 @@ class Scorer:
         manifest = artifact.manifest
         schema = FeatureSchema.parse(manifest.features, "features")
         vocabulary = _vocabulary(artifact, schema)
-        tables = artifact.tensors(TABLES_FILE)
+        tables = artifact.tensors(TABLES_FILE, pause_s)
         lookup = build_lookup(manifest, tables, schema, pause_s)
+        time.sleep(pause_s)
         _check_rows(manifest, schema, vocabulary)
         if payload_bytes(manifest, tables) != manifest.bytes.payload:
             raise EngineError(
                 f"the tables hold {payload_bytes(manifest, tables)} bytes of codes, "
                 f"the manifest claims a payload of {manifest.bytes.payload}"
             )
+        time.sleep(pause_s)
         network = NetworkRuntime(
             artifact.read(NETWORK_FILE), manifest.network.width, manifest.network.opset, threads, pause_s
         )
