@@ -29,7 +29,8 @@ from slimctr.scoring.tables import build_lookup, payload_bytes
 Floats = npt.NDArray[np.float32]
 
 GOLDEN_BATCH_ROWS = (1, 7)
-_WARM_UP_ROWS = (1, 32, 1024)
+# More rows at once would hold a core, which served versions may want, for ten milliseconds.
+_WARM_UP_ROWS = (1, 32, 256)
 # Below it exp(-logit) would overflow; the probability is 6e-39 there.
 _LEAST_LOGIT = np.float32(-88)
 
@@ -161,7 +162,7 @@ class Scorer:
         return self.logits(batch)
 
     def warm_up(self) -> None:
-        """Score golden rows in batches of 1, 32 and 1,024, so that the first request finds all ready."""
+        """Score golden rows in batches of 1, 32 and 256, so that the first request finds all ready."""
         for rows in _WARM_UP_ROWS:
             copies = -(-rows // len(self.golden.batch))
             self.logits(EncodedBatch.concatenate([self.golden.batch] * copies).slice(0, rows))
