@@ -46,7 +46,8 @@ def _medians(found: list[dict]) -> dict[str, float]:
 
 def _head(records: list[dict]) -> str:
     rounds = len({record["round"] for record in records})
-    seconds = statistics.median(record["seconds"] for record in records if record["kind"] == "load")
+    lengths = sorted({round(record["seconds"]) for record in records if record["kind"] == "load"})
+    seconds = " or ".join(map(str, lengths))
     machines = ", ".join(sorted({record["machine"] for record in records}))
     dates = sorted(record["date"] for record in records)
     revisions = ", ".join(sorted({record["revision"] for record in records}))
@@ -54,7 +55,7 @@ def _head(records: list[dict]) -> str:
     return (
         "# The whole service over loopback\n\n"
         f"Made by `make bench-serving` out of `benchmarks/results/serving.jsonl`: {machines}, {dates[0]} to "
-        f"{dates[-1]} UTC, revision {revisions}; {versions}. Medians of {rounds} rounds, {seconds:.0f} s a cell; other "
+        f"{dates[-1]} UTC, revision {revisions}; {versions}. Medians of {rounds} rounds, {seconds} s a cell; other "
         "work may have run on the machine, so compare within a table only.\n\n"
         f"DeepFM, 39 fields, {IDS:,} ids, 16 wide, layers 400-400-400 (`benchmarks/large_models.py`, seed 0). Each "
         "server is one process with one compute thread (LitServe and MLServer start helpers), all of it pinned to one "
