@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Iterable
 from io import BufferedReader
 from pathlib import Path
@@ -58,12 +59,13 @@ class Artifact:
         self.close()
 
 
-def open_artifact(directory: Path) -> Artifact:
+def open_artifact(directory: Path, pause_s: float = 0.0) -> Artifact:
     """Open `directory` and check that it holds exactly what its manifest lists, byte for byte.
 
-    Raises ManifestError for the manifest, IntegrityError for a missing, extra, altered or special file.
+    Sleeps `pause_s` around the reading of the manifest, so that other threads get the interpreter. Raises
+    ManifestError for the manifest, IntegrityError for a missing, extra, altered or special file.
     """
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory, pause_s)
     check_file_set(directory, manifest.files)
     files: dict[str, BufferedReader] = {}
     try:
@@ -100,18 +102,21 @@ def sha256(file: BufferedReader) -> str:
     return digest.hexdigest()
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """Return the manifest of a version directory; raise ManifestError when it is not well-formed."""
+def read_manifest(directory: Path, pause_s: float = 0.0) -> Manifest:
+    """Return the manifest of a version directory, as `parse_manifest` does."""
     try:
         with open_regular(directory / MANIFEST_FILE) as file:
             data = file.read(_MAX_MANIFEST_BYTES + 1)
     except IntegrityError as problem:
         raise ManifestError(f"{directory}: {problem}") from None
-    return parse_manifest(data, str(directory / MANIFEST_FILE))
+    return parse_manifest(data, str(directory / MANIFEST_FILE), pause_s)
 
 
-def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Return what a manifest says; raise ManifestError naming `where` and the key that is wrong."""
+def parse_manifest(data: bytes, where: str, pause_s: float = 0.0) -> Manifest:
+    """Return what a manifest says; raise ManifestError naming `where` and the key that is wrong.
+
+    Sleeps `pause_s` before it is read a second time, strictly, and afterwards.
+    """
     if len(data) > _MAX_MANIFEST_BYTES:
         raise ManifestError(f"{where}: over {_MAX_MANIFEST_BYTES} bytes")
     try:
@@ -122,8 +127,10 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise ManifestError(
             f"{where}: schema version {document.get('schema_version')!r}; this reader knows {SCHEMA_VERSION}"
         )
+    time.sleep(pause_s)
     try:
         manifest = Manifest.model_validate_json(data, strict=True)
+        time.sleep(pause_s)
         for name in manifest.files:
             check_file(name)
     except ValidationError as problem:

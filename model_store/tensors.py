@@ -20,7 +20,7 @@ from model_store.strict_json import parse_object
 Array = npt.NDArray[Any]
 _Entry = tuple[np.dtype[Any], tuple[int, ...], int, int]
 
-TENSORS_PER_PAUSE = 16
+_TENSORS_PER_PAUSE = 8
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 _LENGTH_BYTES = 8
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -88,7 +88,7 @@ def map_open_tensors(file: BufferedReader, name: str, pause_s: float = 0.0) -> d
     extents = []
     tensors = {}
     for number, (tensor_name, entry) in enumerate(header.items()):
-        if pause_s > 0 and number % TENSORS_PER_PAUSE == 0:
+        if pause_s > 0 and number % _TENSORS_PER_PAUSE == 0:
             time.sleep(pause_s)
         where = f"{name}: tensor '{tensor_name}'"
         dtype, shape, begin, end = _entry(where, tensor_name, entry)

@@ -133,6 +133,7 @@ class Loader:
         def at(state: State) -> None:
             version.state = state
 
+        pause_s = PAUSE_S if self._held else 0.0
         verified = None
         if self._ahead is not None:
             key = (version.model, version.number)
@@ -143,8 +144,8 @@ class Loader:
             verified = self._ahead.take(key)
         if verified is None:
             at(State.VERIFYING)
-            verified = verify(self._store.path(version.model, version.number).resolve())
-        return open_version(verified, self._settings, at, PAUSE_S if self._held else 0.0)
+            verified = verify(self._store.path(version.model, version.number).resolve(), pause_s)
+        return open_version(verified, self._settings, at, pause_s)
 
     def _serving(self, version: Version, opened: "Opened") -> Serving:
         queue = BatchQueue(

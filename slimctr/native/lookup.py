@@ -1,6 +1,7 @@
 """Looks up the rows of all tables of an artifact in one C call, reading the mapped codes in place."""
 
 import ctypes
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +30,7 @@ _CODECS: dict[Codec, int] = {
     **{"quotient_remainder": 5, "masked_float32": 6, "masked_float16": 7},
 }
 _MASKED_VALUE_BYTES = {"masked_float32": 4, "masked_float16": 2}
+_TABLES_PER_PAUSE = 8
 _POOLINGS = {"single": 0, "mean": 1, "sum": 2}
 # The kernel counts columns, and the two bytes of each half-precision number, in 32 bits.
 _MAX_WIDTH = 2**30
@@ -106,18 +108,22 @@ class _Bag(ctypes.Structure):
 class TableLookup:
     """The tables of one artifact, described once; several threads may call at the same time."""
 
-    def __init__(self, tables: Sequence[StoredTable], width: int) -> None:
+    def __init__(self, tables: Sequence[StoredTable], width: int, pause_s: float = 0.0) -> None:
+        """Check and describe the tables; sleeps `pause_s` before every 8 of them. Raises ValueError."""
         self._width = width
         self._singles = 1 + max((t.source for t in tables if t.pooling == "single"), default=-1)
         self._bags = 1 + max((t.source for t in tables if t.pooling != "single"), default=-1)
-        for table in tables:
-            _check(table, width)
         # the descriptors hold bare addresses: these references keep what they point to alive
-        self._segments = [_segments(table) for table in tables]
+        self._segments = []
         self._arrays = [(table.codes, table.scales, table.minimums) for table in tables]
-        self._tables = (_Table * len(tables))(
-            *(_describe(table, segments) for table, segments in zip(tables, self._segments, strict=True))
-        )
+        described = []
+        for number, table in enumerate(tables):
+            if pause_s > 0 and number % _TABLES_PER_PAUSE == 0:
+                time.sleep(pause_s)
+            _check(table, width)
+            self._segments.append(_segments(table))
+            described.append(_describe(table, self._segments[-1]))
+        self._tables = (_Table * len(tables))(*described)
         self._call: Any = library().slimctr_lookup
         self._call.restype = ctypes.c_int32
         self._call.argtypes = (

@@ -30,9 +30,10 @@ class _Rows(NamedTuple):
 def read_steps(data: bytes, source: str, width: int, target: str, pause_s: float = 0.0) -> list[Step]:
     """Return the steps from `source` (B, width) to `target` (B,) of an ONNX file that `check_onnx` accepted.
 
-    Sleeps `pause_s` once the graph is read. Raises Unread for a graph with other inputs, outputs or operators.
+    Sleeps `pause_s` while and after the graph is read. Raises Unread for a graph with other inputs, outputs or
+    operators.
     """
-    graph = read_graph(data)
+    graph = read_graph(data, pause_s)
     if graph.inputs != (Value(source, (None, width)),) or graph.outputs != (Value(target, (None,)),):
         raise Unread(f"inputs {graph.inputs} and outputs {graph.outputs}")
     time.sleep(pause_s)

@@ -4,6 +4,7 @@ Only what networks of this project hold; see `onnx_file` for what no network may
 """
 
 import struct
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,8 +47,11 @@ class Graph(NamedTuple):
     outputs: tuple[Value, ...]
 
 
-def read_graph(data: bytes) -> Graph:
-    """Return the graph of an ONNX file that `check_onnx` accepted; raise Unread for what is not read here."""
+def read_graph(data: bytes, pause_s: float = 0.0) -> Graph:
+    """Return the graph of an ONNX file that `check_onnx` accepted; raise Unread for what is not read here.
+
+    Sleeps `pause_s` between constants and nodes.
+    """
     graphs = [value for number, value in fields(memoryview(data)) if number == 7]
     if len(graphs) != 1:
         raise Unread(f"{len(graphs)} graphs")
@@ -56,6 +60,7 @@ def read_graph(data: bytes) -> Graph:
         for number, value in fields(graphs[0]):
             parts.setdefault(number, []).append(value)
         constants = dict(_constant(part) for part in parts.get(5, []))
+        time.sleep(pause_s)
         nodes = tuple(_node(part) for part in parts.get(1, []))
         inputs, outputs = (tuple(_value(part) for part in parts.get(number, [])) for number in (11, 12))
     except (

@@ -96,7 +96,9 @@ class Scorer:
     ) -> Self:
         manifest = artifact.manifest
         schema = FeatureSchema.parse(manifest.features, "features")
+        time.sleep(pause_s)
         vocabulary = _vocabulary(artifact, schema)
+        time.sleep(pause_s)
         tables = artifact.tensors(TABLES_FILE, pause_s)
         lookup = build_lookup(manifest, tables, schema, pause_s)
         time.sleep(pause_s)

@@ -26,7 +26,7 @@ def build_lookup(
 
     Raises EngineError unless every tensor belongs to exactly one table and has its shape, the columns of all
     tables cover 0..width-1 exactly once, and every float is finite. The check reads every page once, so that
-    a table is in memory before the first request. Sleeps `pause_s` before each table and once all are read.
+    a table is in memory before the first request. Sleeps `pause_s` before each table.
     """
     _check_columns(manifest)
     _check_names(manifest, tensors)
@@ -36,8 +36,7 @@ def build_lookup(
             if pause_s > 0:
                 time.sleep(pause_s)
             stored.append(_stored_table(table, tensors, schema))
-        time.sleep(pause_s)
-        return TableLookup(stored, manifest.network.width)
+        return TableLookup(stored, manifest.network.width, pause_s)
     except ValueError as problem:
         raise EngineError(f"the tables of this artifact do not fit together: {problem}") from None
 
