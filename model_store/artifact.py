@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import time
 from collections.abc import Iterable
 from io import BufferedReader
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from model_store.errors import IntegrityError, InvalidName, ManifestError
 from model_store.manifest import SCHEMA_VERSION, Manifest
 from model_store.names import MANIFEST_FILE, check_file
+from model_store.pacing import pause
 from model_store.strict_json import parse_object
 from model_store.tensors import Array, map_open_tensors, open_regular
 
@@ -35,9 +35,9 @@ class Artifact:
         self.manifest = manifest
         self._files = files
 
-    def tensors(self, name: str, pause_s: float = 0.0) -> dict[str, Array]:
-        """Return the tensors of the file `name` over a memory map, as `map_open_tensors` does."""
-        return map_open_tensors(self._files[name], name, pause_s)
+    def tensors(self, name: str) -> dict[str, Array]:
+        """Return the tensors of the file `name` over a memory map; raise as `map_tensors` does."""
+        return map_open_tensors(self._files[name], name)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the file `name`."""
@@ -59,13 +59,12 @@ class Artifact:
         self.close()
 
 
-def open_artifact(directory: Path, pause_s: float = 0.0) -> Artifact:
+def open_artifact(directory: Path) -> Artifact:
     """Open `directory` and check that it holds exactly what its manifest lists, byte for byte.
 
-    Sleeps `pause_s` around the reading of the manifest, so that other threads get the interpreter. Raises
-    ManifestError for the manifest, IntegrityError for a missing, extra, altered or special file.
+    Raises ManifestError for the manifest, IntegrityError for a missing, extra, altered or special file.
     """
-    manifest = read_manifest(directory, pause_s)
+    manifest = read_manifest(directory)
     check_file_set(directory, manifest.files)
     files: dict[str, BufferedReader] = {}
     try:
@@ -102,21 +101,18 @@ def sha256(file: BufferedReader) -> str:
     return digest.hexdigest()
 
 
-def read_manifest(directory: Path, pause_s: float = 0.0) -> Manifest:
-    """Return the manifest of a version directory, as `parse_manifest` does."""
+def read_manifest(directory: Path) -> Manifest:
+    """Return the manifest of a version directory; raise ManifestError when it is not well-formed."""
     try:
         with open_regular(directory / MANIFEST_FILE) as file:
             data = file.read(_MAX_MANIFEST_BYTES + 1)
     except IntegrityError as problem:
         raise ManifestError(f"{directory}: {problem}") from None
-    return parse_manifest(data, str(directory / MANIFEST_FILE), pause_s)
+    return parse_manifest(data, str(directory / MANIFEST_FILE))
 
 
-def parse_manifest(data: bytes, where: str, pause_s: float = 0.0) -> Manifest:
-    """Return what a manifest says; raise ManifestError naming `where` and the key that is wrong.
-
-    Sleeps `pause_s` before it is read a second time, strictly, and afterwards.
-    """
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Return what a manifest says; raise ManifestError naming `where` and the key that is wrong."""
     if len(data) > _MAX_MANIFEST_BYTES:
         raise ManifestError(f"{where}: over {_MAX_MANIFEST_BYTES} bytes")
     try:
@@ -127,10 +123,10 @@ def parse_manifest(data: bytes, where: str, pause_s: float = 0.0) -> Manifest:
         raise ManifestError(
             f"{where}: schema version {document.get('schema_version')!r}; this reader knows {SCHEMA_VERSION}"
         )
-    time.sleep(pause_s)
+    pause()
     try:
         manifest = Manifest.model_validate_json(data, strict=True)
-        time.sleep(pause_s)
+        pause()
         for name in manifest.files:
             check_file(name)
     except ValidationError as problem:

@@ -3,7 +3,6 @@
 import mmap
 import os
 import stat
-import time
 from collections.abc import Mapping
 from io import BufferedReader
 from math import prod
@@ -15,12 +14,12 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from model_store.errors import IntegrityError
+from model_store.pacing import STEPS_PER_PAUSE, pause
 from model_store.strict_json import parse_object
 
 Array = npt.NDArray[Any]
 _Entry = tuple[np.dtype[Any], tuple[int, ...], int, int]
 
-_TENSORS_PER_PAUSE = 8
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 _LENGTH_BYTES = 8
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -63,11 +62,8 @@ def map_tensors(path: Path) -> dict[str, Array]:
         return map_open_tensors(file, path.name)
 
 
-def map_open_tensors(file: BufferedReader, name: str, pause_s: float = 0.0) -> dict[str, Array]:
-    """Do what `map_tensors` does with a file that is already open; `name` is for messages.
-
-    Sleeps `pause_s` before every 16 tensors, so that other threads get the interpreter.
-    """
+def map_open_tensors(file: BufferedReader, name: str) -> dict[str, Array]:
+    """Do what `map_tensors` does with a file that is already open; `name` is for messages."""
     size = os.fstat(file.fileno()).st_size
     if size < _LENGTH_BYTES + 2:
         raise IntegrityError(f"{name}: {size} bytes are too few for a tensor file")
@@ -88,8 +84,8 @@ def map_open_tensors(file: BufferedReader, name: str, pause_s: float = 0.0) -> d
     extents = []
     tensors = {}
     for number, (tensor_name, entry) in enumerate(header.items()):
-        if pause_s > 0 and number % _TENSORS_PER_PAUSE == 0:
-            time.sleep(pause_s)
+        if number % STEPS_PER_PAUSE == 0:
+            pause()
         where = f"{name}: tensor '{tensor_name}'"
         dtype, shape, begin, end = _entry(where, tensor_name, entry)
         if begin > end or end > size - start:

@@ -28,10 +28,10 @@ class Verified(NamedTuple):
     seconds: float
 
 
-def verify(path: Path, pause_s: float = 0.0) -> Verified:
-    """Open a version directory as `open_artifact` does."""
+def verify(path: Path) -> Verified:
+    """Open a version directory; raise as `open_artifact` does."""
     begin = time.perf_counter()
-    return Verified(open_artifact(path, pause_s), time.perf_counter() - begin)
+    return Verified(open_artifact(path), time.perf_counter() - begin)
 
 
 class Ahead:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from model_store.errors import IntegrityError, ManifestError, StoreError
+from model_store.pacing import paced, pause
 from model_store.store import ModelStore
 from service.ahead import Ahead, Key, Verified, verify
 from service.batching import BatchQueue, Compute
@@ -130,10 +131,13 @@ class Loader:
         self._thread.shutdown()
 
     def _open(self, version: Version) -> "Opened":
+        with paced(PAUSE_S if self._held else 0.0):
+            return self._open_now(version, KEPT_FREE_BYTES if self._held else 0)
+
+    def _open_now(self, version: Version, kept_bytes: int) -> "Opened":
         def at(state: State) -> None:
             version.state = state
 
-        pause_s = PAUSE_S if self._held else 0.0
         verified = None
         if self._ahead is not None:
             key = (version.model, version.number)
@@ -144,8 +148,8 @@ class Loader:
             verified = self._ahead.take(key)
         if verified is None:
             at(State.VERIFYING)
-            verified = verify(self._store.path(version.model, version.number).resolve(), pause_s)
-        return open_version(verified, self._settings, at, pause_s)
+            verified = verify(self._store.path(version.model, version.number).resolve())
+        return open_version(verified, self._settings, at, kept_bytes)
 
     def _serving(self, version: Version, opened: "Opened") -> Serving:
         queue = BatchQueue(
@@ -186,25 +190,24 @@ class Opened:
 
 
 def open_version(
-    verified: Verified, settings: Settings, at: Callable[[State], None], pause_s: float = 0.0
+    verified: Verified, settings: Settings, at: Callable[[State], None], kept_bytes: int = 0
 ) -> Opened:
     """Take a verified version through map, warm up and golden rows, telling `at` where it is; closes its artifact.
 
-    Sleeps `pause_s` between the short steps of which there are many.
+    `kept_bytes` of free memory stay with the process, for the requests of other versions.
     Raises StoreError, EngineError, or anything a damaged artifact provokes; nothing stays open then.
     """
     begin = time.perf_counter()
-    kept_bytes = KEPT_FREE_BYTES if pause_s > 0 else 0
     return_free_memory(kept_bytes)
     anonymous_before = anonymous_bytes()
     with verified.artifact as artifact:
-        scorer = Scorer.of(artifact, settings.intra_op_threads, settings.unknown_fields, pause_s)
+        scorer = Scorer.of(artifact, settings.intra_op_threads, settings.unknown_fields)
     try:
         at(State.WARMING)
         scorer.warm_up()
-        inline_rows = measure_inline_rows(scorer, pause_s)
+        inline_rows = measure_inline_rows(scorer)
         at(State.CHECKING)
-        difference = scorer.check_golden(pause_s)
+        difference = scorer.check_golden()
     except BaseException:
         scorer.close()
         raise
@@ -228,15 +231,11 @@ def open_ahead(ahead: Ahead, settings: Settings) -> None:
                 ahead.opened[key] = open_version(verified, settings, lambda state: None)
 
 
-def measure_inline_rows(scorer: Scorer, pause_s: float = 0.0) -> int:
-    """Return the largest measured batch that is scored within INLINE_SECONDS, 0 when one row takes longer.
-
-    Sleeps `pause_s` before each size.
-    """
+def measure_inline_rows(scorer: Scorer) -> int:
+    """Return the largest measured batch that is scored within INLINE_SECONDS, 0 when one row takes longer."""
     fitting = 0
     for rows in INLINE_CANDIDATES:
-        if pause_s > 0:
-            time.sleep(pause_s)
+        pause()
         batch = scorer.golden.batch.slice(0, rows)
         fastest_s = min(_seconds(scorer, batch) for _ in range(INLINE_REPEATS))
         if len(batch) < rows or fastest_s > INLINE_SECONDS:

@@ -18,6 +18,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 class DirectRequest(Request):
     """A request whose headers are a dictionary by lower-case name; of a header given twice the first counts."""
 
+    # In place of the framework's property, so that each request can have its own.
     headers: Mapping[str, str] = MappingProxyType({})  # type: ignore[assignment]
 
     def __init__(self, scope: Scope, receive: Receive) -> None:

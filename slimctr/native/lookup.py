@@ -1,7 +1,6 @@
 """Looks up the rows of all tables of an artifact in one C call, reading the mapped codes in place."""
 
 import ctypes
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from model_store.pacing import STEPS_PER_PAUSE, pause
 from slimctr.native.library import address, library
 from slimctr.native.masked import index_bytes, mask_bytes
 
@@ -30,7 +30,6 @@ _CODECS: dict[Codec, int] = {
     **{"quotient_remainder": 5, "masked_float32": 6, "masked_float16": 7},
 }
 _MASKED_VALUE_BYTES = {"masked_float32": 4, "masked_float16": 2}
-_TABLES_PER_PAUSE = 8
 _POOLINGS = {"single": 0, "mean": 1, "sum": 2}
 # The kernel counts columns, and the two bytes of each half-precision number, in 32 bits.
 _MAX_WIDTH = 2**30
@@ -108,8 +107,8 @@ class _Bag(ctypes.Structure):
 class TableLookup:
     """The tables of one artifact, described once; several threads may call at the same time."""
 
-    def __init__(self, tables: Sequence[StoredTable], width: int, pause_s: float = 0.0) -> None:
-        """Check and describe the tables; sleeps `pause_s` before every 8 of them. Raises ValueError."""
+    def __init__(self, tables: Sequence[StoredTable], width: int) -> None:
+        """Check and describe the tables, which fill `width` columns. Raises ValueError for what does not fit."""
         self._width = width
         self._singles = 1 + max((t.source for t in tables if t.pooling == "single"), default=-1)
         self._bags = 1 + max((t.source for t in tables if t.pooling != "single"), default=-1)
@@ -118,8 +117,8 @@ class TableLookup:
         self._arrays = [(table.codes, table.scales, table.minimums) for table in tables]
         described = []
         for number, table in enumerate(tables):
-            if pause_s > 0 and number % _TABLES_PER_PAUSE == 0:
-                time.sleep(pause_s)
+            if number % STEPS_PER_PAUSE == 0:
+                pause()
             _check(table, width)
             self._segments.append(_segments(table))
             described.append(_describe(table, self._segments[-1]))

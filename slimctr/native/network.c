@@ -16,7 +16,7 @@ struct operand {
     const float *constant;
     int32_t place, buffer;                 /* buffer: where it begins in scratch, in floats of every row of a block */
     int32_t row_stride, element_stride;
-    int32_t start, unused;                 /* start: first float of the row */
+    int32_t start;                         /* first float of the row */
 };
 
 struct step {

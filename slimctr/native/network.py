@@ -1,7 +1,6 @@
 """Runs a network that is a sequence of linear maps and elementwise steps, block by block, in one C call."""
 
 import ctypes
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from model_store.pacing import pause
 from slimctr.native.library import address, library
 
 Floats = npt.NDArray[np.float32]
@@ -62,11 +62,10 @@ class _Operand(ctypes.Structure):
     _fields_ = (
         ("constant", ctypes.c_void_p),
         ("place", ctypes.c_int32),
-        ("at", ctypes.c_int32),
+        ("buffer", ctypes.c_int32),
         ("row_stride", ctypes.c_int32),
         ("element_stride", ctypes.c_int32),
         ("start", ctypes.c_int32),
-        ("unused", ctypes.c_int32),
     )
 
 
@@ -95,11 +94,10 @@ def runs_here() -> bool:
 class NativeNetwork:
     """The steps of a network, ready to run; `run` may be called from several threads at once."""
 
-    def __init__(self, steps: Sequence[Step], width: int, pause_s: float = 0.0) -> None:
+    def __init__(self, steps: Sequence[Step], width: int) -> None:
         """Take steps over a stored matrix of `width` columns, whose last one gives the logit.
 
-        Each buffer is written whole by one step before others read it. Sleeps `pause_s` before each step. Raises
-        ValueError when widths do not fit.
+        Each buffer is written whole before others read it. Raises ValueError when widths do not fit.
         """
         for step in steps:
             _check(step, width)
@@ -110,8 +108,7 @@ class NativeNetwork:
         buffers, self._row_floats = _arrange(steps)
         described = []
         for step in steps:
-            if pause_s > 0:
-                time.sleep(pause_s)
+            pause()
             described.append(self._describe(step, buffers))
         self._steps = (_Step * len(steps))(*described)
         self._address = ctypes.addressof(self._steps)

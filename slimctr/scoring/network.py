@@ -1,11 +1,11 @@
 """Runs the network of an artifact: on the native kernel where it can, else in ONNX Runtime."""
 
-import time
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from model_store.pacing import pause
 from slimctr.native.network import NativeNetwork, runs_here
 from slimctr.scoring.network_steps import read_steps
 from slimctr.scoring.onnx_file import INPUT, OUTPUT, check_onnx
@@ -25,15 +25,11 @@ class NetworkRuntime:
     the kernel needs. There, a row scores the same bits in every batch.
     """
 
-    def __init__(self, data: bytes, width: int, opset: int, threads: int = 1, pause_s: float = 0.0) -> None:
-        """Check and load `data`; raise EngineError when it is not the network that the format allows.
-
-        Sleeps `pause_s` between the steps of which the kernel's part consists, so that other threads get the
-        interpreter.
-        """
+    def __init__(self, data: bytes, width: int, opset: int, threads: int = 1) -> None:
+        """Check and load `data`; raise EngineError when it is not the network that the format allows."""
         check_onnx(data, opset)
         self._width = width
-        native = _native(data, width, pause_s) if threads == 1 and runs_here() else None
+        native = _native(data, width) if threads == 1 and runs_here() else None
         self.runtime: Runtime = "native" if native else "onnxruntime"
         self._run = native.run if native else _onnx_session(data, width, threads).run
 
@@ -46,11 +42,11 @@ class NetworkRuntime:
         return self._run(stored)
 
 
-def _native(data: bytes, width: int, pause_s: float) -> NativeNetwork | None:
+def _native(data: bytes, width: int) -> NativeNetwork | None:
     """Return the network for the native kernel, None when that cannot run it."""
     try:
-        time.sleep(pause_s)
-        return NativeNetwork(read_steps(data, INPUT, width, OUTPUT, pause_s), width, pause_s)
+        pause()
+        return NativeNetwork(read_steps(data, INPUT, width, OUTPUT), width)
     except (Unread, ValueError):
         return None
 

@@ -5,7 +5,6 @@ and concatenations of columns, changes of shape, and weights rounded to codes. A
 """
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model_store.pacing import pause
 from slimctr.native.network import Kind, Place, Step
 from slimctr.scoring.onnx_graph import Graph, Node, Unread, Value, read_graph
 
@@ -27,16 +27,15 @@ class _Rows(NamedTuple):
     shape: tuple[int, ...]
 
 
-def read_steps(data: bytes, source: str, width: int, target: str, pause_s: float = 0.0) -> list[Step]:
+def read_steps(data: bytes, source: str, width: int, target: str) -> list[Step]:
     """Return the steps from `source` (B, width) to `target` (B,) of an ONNX file that `check_onnx` accepted.
 
-    Sleeps `pause_s` while and after the graph is read. Raises Unread for a graph with other inputs, outputs or
-    operators.
+    Raises Unread for a graph with other inputs, outputs or operators.
     """
-    graph = read_graph(data, pause_s)
+    graph = read_graph(data)
     if graph.inputs != (Value(source, (None, width)),) or graph.outputs != (Value(target, (None,)),):
         raise Unread(f"inputs {graph.inputs} and outputs {graph.outputs}")
-    time.sleep(pause_s)
+    pause()
     return _Reader(graph, source, width).steps(target)
 
 
@@ -54,8 +53,8 @@ class _Reader:
         self._uses[target] += 1
         for node in self._nodes:
             read = _OPERATORS.get(node.operator)
-            if read is None or len(node.outputs) != 1:
-                raise Unread(f"operator {node.operator} with {len(node.outputs)} outputs")
+            if read is None or not node.inputs or len(node.outputs) != 1:
+                raise Unread(f"{node.operator} of {len(node.inputs)} inputs and {len(node.outputs)} outputs")
             if node.outputs[0] in self._values or node.outputs[0] in self._constants:
                 raise Unread(f"two values are called '{node.outputs[0]}'")
             read(self, node)

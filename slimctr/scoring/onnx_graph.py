@@ -3,13 +3,14 @@
 Only what networks of this project hold; see `onnx_file` for what no network may hold.
 """
 
+import math
 import struct
-import time
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from model_store.pacing import pause
 from slimctr.scoring.onnx_file import fields
 
 Array = npt.NDArray[Any]
@@ -47,11 +48,8 @@ class Graph(NamedTuple):
     outputs: tuple[Value, ...]
 
 
-def read_graph(data: bytes, pause_s: float = 0.0) -> Graph:
-    """Return the graph of an ONNX file that `check_onnx` accepted; raise Unread for what is not read here.
-
-    Sleeps `pause_s` between constants and nodes.
-    """
+def read_graph(data: bytes) -> Graph:
+    """Return the graph of an ONNX file that `check_onnx` accepted; raise Unread for what is not read here."""
     graphs = [value for number, value in fields(memoryview(data)) if number == 7]
     if len(graphs) != 1:
         raise Unread(f"{len(graphs)} graphs")
@@ -60,14 +58,11 @@ def read_graph(data: bytes, pause_s: float = 0.0) -> Graph:
         for number, value in fields(graphs[0]):
             parts.setdefault(number, []).append(value)
         constants = dict(_constant(part) for part in parts.get(5, []))
-        time.sleep(pause_s)
+        pause()
         nodes = tuple(_node(part) for part in parts.get(1, []))
         inputs, outputs = (tuple(_value(part) for part in parts.get(number, [])) for number in (11, 12))
-    except (
-        TypeError,
-        UnicodeDecodeError,
-        struct.error,
-    ) as problem:  # a number where bytes belong, or the reverse
+    except (IndexError, TypeError, ValueError, struct.error) as problem:
+        # altered bytes where `check_onnx` does not look: cut short, or a number where bytes belong
         raise Unread(str(problem)) from None
     if len(constants) != len(parts.get(5, [])) or 15 in parts:
         raise Unread("two constants of one name, or sparse ones")
@@ -119,7 +114,7 @@ def _signed(value: int) -> int:
 
 
 def _numbers(values: list[Any]) -> list[int]:
-    """Return a repeated int64, of which each is a field of its own or all are packed into one."""
+    """Return a repeated int64, of which each is a field of its own."""
     numbers: list[int] = []
     for value in values:
         if isinstance(value, int):
@@ -139,7 +134,7 @@ def _constant(data: memoryview) -> tuple[str, Array]:
     if kind not in _DTYPES or 9 not in parts or any(size < 0 for size in shape):
         raise Unread(f"constant '{name}' of type {kind}, shape {shape}, or not as raw bytes")
     raw = np.frombuffer(parts[9][-1], _DTYPES[kind])
-    count = int(np.prod(shape, dtype=np.float64)) if shape else 1
+    count = math.prod(shape)
     if kind == _INT4:
         nibbles = np.stack([raw & 15, raw >> 4], axis=1).reshape(-1)
         raw = ((nibbles ^ 8).astype(np.int8) - 8)[:count]

@@ -1,6 +1,5 @@
 """The scorer: one open artifact that turns encoded batches into logits."""
 
-import time
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,6 +15,7 @@ from model_store.artifact import (
     open_artifact,
 )
 from model_store.manifest import Manifest
+from model_store.pacing import pause
 from slimctr.errors import ConfigError, EngineError, ParityError
 from slimctr.features.batch import EncodedBatch
 from slimctr.features.encoder import Encoder
@@ -75,14 +75,10 @@ class Scorer:
         artifact: Artifact,
         threads: int = 1,
         unknown_fields: Literal["error", "ignore"] = "error",
-        pause_s: float = 0.0,
     ) -> Self:
-        """Do what `open` does with an artifact that is verified already, and needed no longer afterwards.
-
-        Sleeps `pause_s` before each table and each step of the network, so that other threads get the interpreter.
-        """
+        """Do what `open` does with an artifact that is verified already, and needed no longer afterwards."""
         try:
-            return cls._from(artifact, threads, unknown_fields, pause_s)
+            return cls._from(artifact, threads, unknown_fields)
         except (EngineError, ConfigError) as problem:
             raise EngineError(f"{artifact.directory}: {problem}") from problem
 
@@ -92,25 +88,24 @@ class Scorer:
         artifact: Artifact,
         threads: int,
         unknown_fields: Literal["error", "ignore"],
-        pause_s: float,
     ) -> Self:
         manifest = artifact.manifest
         schema = FeatureSchema.parse(manifest.features, "features")
-        time.sleep(pause_s)
+        pause()
         vocabulary = _vocabulary(artifact, schema)
-        time.sleep(pause_s)
-        tables = artifact.tensors(TABLES_FILE, pause_s)
-        lookup = build_lookup(manifest, tables, schema, pause_s)
-        time.sleep(pause_s)
+        pause()
+        tables = artifact.tensors(TABLES_FILE)
+        lookup = build_lookup(manifest, tables, schema)
+        pause()
         _check_rows(manifest, schema, vocabulary)
         if payload_bytes(manifest, tables) != manifest.bytes.payload:
             raise EngineError(
                 f"the tables hold {payload_bytes(manifest, tables)} bytes of codes, "
                 f"the manifest claims a payload of {manifest.bytes.payload}"
             )
-        time.sleep(pause_s)
+        pause()
         network = NetworkRuntime(
-            artifact.read(NETWORK_FILE), manifest.network.width, manifest.network.opset, threads, pause_s
+            artifact.read(NETWORK_FILE), manifest.network.width, manifest.network.opset, threads
         )
         golden = read_golden(artifact.tensors(GOLDEN_FILE), schema)
         return cls(manifest, Encoder(schema, vocabulary, unknown_fields), lookup, network, golden)
@@ -130,10 +125,9 @@ class Scorer:
         _, network = self._open_engine()
         return network.run(stored)
 
-    def check_golden(self, pause_s: float = 0.0) -> float:
+    def check_golden(self) -> float:
         """Score the golden rows one by one, by seven and all at once; return the largest |Δlogit|.
 
-        Sleeps `pause_s` before each batch, as `of` does.
         Raises ParityError when it exceeds `parity_atol` of the manifest or a logit is not finite.
         """
         rows = len(self.golden.batch)
@@ -141,9 +135,7 @@ class Scorer:
         for batch_rows in (*GOLDEN_BATCH_ROWS, rows):
             logits = np.concatenate(
                 [
-                    self._paused_logits(
-                        self.golden.batch.slice(start, min(start + batch_rows, rows)), pause_s
-                    )
+                    self._paused_logits(self.golden.batch.slice(start, min(start + batch_rows, rows)))
                     for start in range(0, rows, batch_rows)
                 ]
             )
@@ -158,9 +150,8 @@ class Scorer:
             largest = max(largest, float(differences[worst]))
         return largest
 
-    def _paused_logits(self, batch: EncodedBatch, pause_s: float) -> Floats:
-        if pause_s > 0:
-            time.sleep(pause_s)
+    def _paused_logits(self, batch: EncodedBatch) -> Floats:
+        pause()
         return self.logits(batch)
 
     def warm_up(self) -> None:

@@ -1,6 +1,5 @@
 """Reads the tables of an artifact: manifest and mapped tensors become what the lookup kernel takes."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.manifest import Manifest, Table
+from model_store.pacing import pause
 from slimctr.errors import EngineError
 from slimctr.features.schema import FeatureSchema
 from slimctr.native.lookup import Codec, RowSegment, StoredTable, TableLookup, packed_record_bytes
@@ -19,24 +19,21 @@ _CHECK_BYTES = 1024 * 1024
 _ROW_SCALE_BYTES = 4
 
 
-def build_lookup(
-    manifest: Manifest, tensors: Mapping[str, Array], schema: FeatureSchema, pause_s: float = 0.0
-) -> TableLookup:
+def build_lookup(manifest: Manifest, tensors: Mapping[str, Array], schema: FeatureSchema) -> TableLookup:
     """Return the lookup over `tensors`, which stay mapped and are neither copied nor expanded.
 
     Raises EngineError unless every tensor belongs to exactly one table and has its shape, the columns of all
     tables cover 0..width-1 exactly once, and every float is finite. The check reads every page once, so that
-    a table is in memory before the first request. Sleeps `pause_s` before each table.
+    a table is in memory before the first request.
     """
     _check_columns(manifest)
     _check_names(manifest, tensors)
     try:
         stored = []
         for table in manifest.tables:
-            if pause_s > 0:
-                time.sleep(pause_s)
+            pause()
             stored.append(_stored_table(table, tensors, schema))
-        return TableLookup(stored, manifest.network.width, pause_s)
+        return TableLookup(stored, manifest.network.width)
     except ValueError as problem:
         raise EngineError(f"the tables of this artifact do not fit together: {problem}") from None
 

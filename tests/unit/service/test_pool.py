@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from artifacts import build_artifact
 
+from model_store import pacing
 from model_store.store import ModelStore
 from service import loader as loader_module
 from service.batching import Compute
@@ -187,12 +188,30 @@ def test_a_failed_version_is_tried_again_when_a_label_moves(tmp_path: Path) -> N
     run(tmp_path, test)
 
 
+def test_a_load_pauses_while_another_version_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(pacing.time, "sleep", slept.append)
+    monkeypatch.setattr(loader_module, "PAUSE_S", 0.000123)  # others sleep as well
+    build_artifact(tmp_path, label="stable")
+
+    async def test(case: Case) -> None:
+        assert 0.000123 not in slept
+        build_artifact(tmp_path, label="canary", seed=1)
+        await case.look()
+        assert case.states() == {1: State.READY, 2: State.READY}
+        assert slept.count(0.000123) > 256, "one for every golden row at least"
+
+    run(tmp_path, test)
+
+
 def test_a_version_whose_golden_rows_differ_never_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_artifact(tmp_path, label="stable")
 
-    def differs(scorer: object, pause_s: float) -> float:
+    def differs(scorer: object) -> float:
         raise ParityError("golden row 3 differs")
 
     monkeypatch.setattr(loader_module.Scorer, "check_golden", differs)
