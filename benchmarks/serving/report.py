@@ -33,7 +33,8 @@ def report(records: list[dict]) -> str:
         if record["kind"] == "engine":
             speeds[record["variant"], record["rows"]].append(record["rows_per_s"])
     engine = {key: statistics.median(found) for key, found in speeds.items()}
-    parts = [_head(records), _verdicts(cells, engine)]
+    rounds = sorted({len(found) for found in loads.values()})
+    parts = [_head(records, " or ".join(map(str, rounds))), _verdicts(cells, engine)]
     parts += [_table(cells, engine, rows) for rows in sorted({cell[2] for cell in cells})]
     parts.append(_servers([record for record in records if record["kind"] == "server"]))
     return "\n\n".join(parts) + "\n"
@@ -44,8 +45,7 @@ def _medians(found: list[dict]) -> dict[str, float]:
     return {key: statistics.median(record[key] for record in found) for key in keys}
 
 
-def _head(records: list[dict]) -> str:
-    rounds = len({record["round"] for record in records})
+def _head(records: list[dict], rounds: str) -> str:
     lengths = sorted({round(record["seconds"]) for record in records if record["kind"] == "load"})
     seconds = " or ".join(map(str, lengths))
     machines = ", ".join(sorted({record["machine"] for record in records}))
