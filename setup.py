@@ -31,7 +31,7 @@ setup(
             sources=[
                 f"slimctr/native/{name}.c" for name in ("lookup", "network", "keys", "json", "arrow", "ids")
             ],
-            depends=[f"slimctr/native/{name}.h" for name in ("kernels", "codes", "masked", "keys")],
+            depends=[f"slimctr/native/{name}.h" for name in ("kernels", "codes", "records", "masked", "keys")],
             extra_compile_args=[
                 "-O3",
                 "-std=c11",
@@ -39,6 +39,7 @@ setup(
                 "-fno-math-errno",
                 "-Wall",
                 "-Wextra",
+                "-Wno-psabi",  # vectors are passed between inlined functions only
             ],
         )
     ],

@@ -13,8 +13,9 @@
 /* A helper that is not inlined would not be compiled for the clone's instruction set. */
 #define INLINE static inline __attribute__((always_inline))
 
-/* Eight elements at a time, spelled as vectors: compilers unroll a loop of eight before they would vectorise it. */
-typedef uint8_t bytes8 __attribute__((vector_size(8)));
+/* Eight elements at a time, spelled as vectors: compilers unroll a loop of eight before they would vectorise it, and
+ * widen bytes to integers one by one. */
+typedef uint32_t words8 __attribute__((vector_size(32)));
 typedef int32_t ints8 __attribute__((vector_size(32)));
 typedef float floats8 __attribute__((vector_size(32)));
 #define EIGHT(value) {value, value, value, value, value, value, value, value}
@@ -39,73 +40,74 @@ INLINE float half_to_float(uint16_t half) {
     return value;
 }
 
-/* Transpose a matrix of 8 by 8 bits, a byte to a row (Warren, Hacker's Delight, 7-3). */
-INLINE uint64_t transpose_bits(uint64_t x) {
-    uint64_t t;
-    t = (x ^ x >> 7) & 0x00aa00aa00aa00aau, x ^= t ^ t << 7;
-    t = (x ^ x >> 14) & 0x0000cccc0000ccccu, x ^= t ^ t << 14;
-    t = (x ^ x >> 28) & 0x00000000f0f0f0f0u, x ^= t ^ t << 28;
-    return x;
+/* Eight bytes, zeros in place of those from `end` on. */
+INLINE uint64_t load_word(const uint8_t *bytes, const uint8_t *end) {
+    uint64_t word = 0;
+    if (end - bytes >= (ptrdiff_t)sizeof word)
+        memcpy(&word, bytes, sizeof word);
+    else
+        for (int byte = 0; byte < end - bytes; byte++) word |= (uint64_t)bytes[byte] << (8 * byte);
+    return word;
 }
 
-/* Move bits 0, 2, 4 and 6 of every byte to its lower half. */
-INLINE uint64_t squeeze_bits(uint64_t x) {
-    x &= 0x5555555555555555u;
-    x = (x | x >> 1) & 0x3333333333333333u;
-    return (x | x >> 2) & 0x0f0f0f0f0f0f0f0fu;
+/* The lowest 2 * `half` bits, up to all 64. */
+INLINE uint64_t lowest_bits(uint64_t word, int half) { return word & ~(~(uint64_t)0 << half << half); }
+
+/* Eight codes of `bits` bits each, 1 to 8 of them, that follow each other. */
+INLINE words8 split_stream(uint64_t packed, int bits) {
+    uint32_t low = (uint32_t)packed, high = (uint32_t)(packed >> 4 * bits);
+    words8 halves = {low, low, low, low, high, high, high, high}, place = {0, 1, 2, 3, 0, 1, 2, 3};
+    return halves >> place * (uint32_t)bits & ((1u << bits) - 1);
 }
 
-/* Eight elements are one byte of every plane; transposed, they are one byte of every element. Rows of at most eight
- * elements are read at once: widths change from row to row, and a loop over planes would be mispredicted. So are rows
- * of sixteen and at most four bits, whose two groups of eight alternate. */
-INLINE void unpack_planes(const uint8_t *record, const uint8_t *end, int bits, int plane_bytes, int start, int count,
-                          uint8_t *codes) {
-    if (plane_bytes == 2 && bits <= 4 && end - record >= (ptrdiff_t)sizeof(uint64_t)) {
-        uint64_t planes, pair[2];
-        memcpy(&planes, record, sizeof planes);
-        planes = transpose_bits(planes & ~(~(uint64_t)0 << 8 * bits << 8 * bits));
-        pair[0] = squeeze_bits(planes);
-        pair[1] = squeeze_bits(planes >> 1);
-        memcpy(codes, pair, sizeof pair);
-        return;
+/* Eight codes out of eight planes, a byte to a plane: code i is made of bit i of every byte. */
+INLINE words8 gather_planes(uint64_t planes) {
+    words8 low = EIGHT((uint32_t)planes), high = EIGHT((uint32_t)(planes >> 32)), lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    words8 codes = (low >> lane & 0x01010101u) | (high >> lane & 0x01010101u) << 4;
+    codes |= codes >> 7;
+    codes |= codes >> 14;
+    return codes & 0xffu;
+}
+
+/* The same out of four planes of two bytes, of which codes are made by the first or the `second` one. */
+INLINE words8 gather_pairs(uint64_t planes, int second) {
+    words8 low = EIGHT((uint32_t)planes), high = EIGHT((uint32_t)(planes >> 32)), lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    lane += 8 * (uint32_t)second;
+    words8 codes = (low >> lane & 0x00010001u) | (high >> lane & 0x00010001u) << 2;
+    return (codes | codes >> 15) & 0xfu;
+}
+
+/* Codes 8 * group .. of a record whose planes have `plane_bytes` bytes each. Widths change from row to row: where rows
+ * are of one or two bytes to a plane, all planes are read at once, because a loop over them would be mispredicted. */
+INLINE words8 read_planes(const uint8_t *record, const uint8_t *end, int bits, int plane_bytes, int group) {
+    if (plane_bytes == 1) return gather_planes(lowest_bits(load_word(record, end), 4 * bits));
+    if (plane_bytes == 2) {
+        int low = bits < 4 ? bits : 4;
+        words8 codes = gather_pairs(lowest_bits(load_word(record, end), 8 * low), group);
+        if (bits > 4) codes |= gather_pairs(lowest_bits(load_word(record + 8, end), 8 * (bits - 4)), group) << 4;
+        return codes;
     }
-    for (int group = 0; group < (count + 7) / 8; group++) {
-        const uint8_t *from = record + start / 8 + group;
-        uint64_t planes = 0;
-        if (plane_bytes == 1 && end - from >= (ptrdiff_t)sizeof planes) {
-            memcpy(&planes, from, sizeof planes);
-            planes &= ~(~(uint64_t)0 << 4 * bits << 4 * bits);
-        } else {
-            for (int plane = 0; plane < bits; plane++)
-                planes |= (uint64_t)from[plane * plane_bytes] << (8 * plane);
-        }
-        planes = transpose_bits(planes);
-        memcpy(codes + 8 * group, &planes, sizeof planes);
-    }
+    uint64_t planes = 0;
+    for (int plane = 0; plane < bits; plane++)
+        planes |= (uint64_t)record[group + plane * plane_bytes] << (8 * plane);
+    return gather_planes(planes);
 }
 
-/* Eight elements of b bits fill b bytes, so each group starts at a byte. */
-INLINE void unpack_stream(const uint8_t *record, const uint8_t *end, int bits, int start, int count, uint8_t *codes) {
-    for (int group = 0; group < (count + 7) / 8; group++) {
-        const uint8_t *from = record + (start / 8 + group) * bits;
-        uint64_t packed = 0;
-        if (end - from >= (ptrdiff_t)sizeof packed)
-            memcpy(&packed, from, sizeof packed);
-        else
-            for (int byte = 0; byte < end - from; byte++) packed |= (uint64_t)from[byte] << (8 * byte);
-        for (int i = 0; i < 8; i++) codes[8 * group + i] = (uint8_t)((packed >> (i * bits)) & ((1u << bits) - 1));
-    }
+/* `count` floats, 1 to 8 of them, and zeros behind them. */
+INLINE floats8 load_floats(const float *from, int count) {
+    floats8 floats = EIGHT(0);
+    if (count == 8)
+        memcpy(&floats, from, sizeof floats);
+    else
+        for (int i = 0; i < count; i++) floats[i] = from[i];
+    return floats;
 }
 
-/* Write scale * (code ^ flip) + minimum of eight elements, or zeros where `keep` is 0 and not -1. */
-INLINE void dequantize8(const uint8_t *codes, uint8_t flip, const floats8 *scale, const floats8 *minimum, int32_t keep,
-                        float *out) {
-    bytes8 bytes, flips = EIGHT(flip);
-    ints8 kept = EIGHT(keep);
-    memcpy(&bytes, codes, sizeof bytes);
-    floats8 value = *scale * __builtin_convertvector(__builtin_convertvector(bytes ^ flips, ints8), floats8);
-    value = (floats8)((ints8)(value + *minimum) & kept);
-    memcpy(out, &value, sizeof value);
+INLINE void store_floats(floats8 floats, int count, float *to) {
+    if (count == 8)
+        memcpy(to, &floats, sizeof floats);
+    else
+        for (int i = 0; i < count; i++) to[i] = floats[i];
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* Rows of tables that keep single values behind masks: blocks of an offset and 16 masks, then the values kept.
- * Included by lookup.c, whose names it uses. */
+ * Included by records.h, whose names it uses. */
 #ifndef SLIMCTR_MASKED_H
 #define SLIMCTR_MASKED_H
 
