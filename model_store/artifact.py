@@ -88,16 +88,12 @@ def open_artifact(directory: Path) -> Artifact:
 
 
 def sha256(file: BufferedReader) -> str:
-    """Return the digest of an open file in hexadecimal.
-
-    Gives the core to whoever waits for it after every quarter of a megabyte: a server that answers in another thread
-    would else wait for the scheduler's next tick, several milliseconds, each time it has something to do.
-    """
+    """Return the digest of an open file in hexadecimal; may `pause` after every quarter of a megabyte."""
     digest = hashlib.sha256()
     block = memoryview(bytearray(_HASH_BYTES))
     while size := file.readinto(block):
         digest.update(block[:size])
-        os.sched_yield()
+        pause()
     return digest.hexdigest()
 
 

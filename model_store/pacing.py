@@ -1,7 +1,7 @@
-"""Lets other threads have the interpreter between the short steps of a long job.
+"""Leaves core and interpreter to other threads between the short steps of a long job.
 
-Python hands the interpreter to a waiting thread every 5 ms; a server that loads a model in one thread would hold up the
-requests of another by that much. A job that is paced sleeps between its steps instead.
+Python hands the interpreter to a waiting thread every 5 ms, and the system a core after several; a server that loads a
+model in one thread would hold up the requests of another by that much. A job that is paced rests between its steps.
 """
 
 import time
@@ -11,21 +11,34 @@ from contextvars import ContextVar
 
 # Steps of some 50 microseconds share a pause: each one of its own would take longer than the step.
 STEPS_PER_PAUSE = 8
+_LEAST_PAUSE_S = 0.0002
 
-_pause_s = ContextVar("pause_s", default=0.0)
+
+class _Pace:
+    def __init__(self, rest: float) -> None:
+        self.rest = rest
+        self.resumed_s = time.thread_time()
+
+
+_pace: ContextVar[_Pace | None] = ContextVar("pace", default=None)
 
 
 @contextmanager
-def paced(pause_s: float) -> Generator[None, None, None]:
-    """Make every `pause` of this thread sleep `pause_s` seconds until the block ends."""
-    token = _pause_s.set(pause_s)
+def paced(rest: float) -> Generator[None, None, None]:
+    """Make every `pause` of this thread last `rest` times what the step before it took of a core, until the block ends.
+
+    A pause lasts 0.2 ms at least; with a `rest` of 0 there are none.
+    """
+    token = _pace.set(_Pace(rest) if rest > 0 else None)
     try:
         yield
     finally:
-        _pause_s.reset(token)
+        _pace.reset(token)
 
 
 def pause() -> None:
     """Sleep as `paced` says; outside of it do nothing."""
-    if (pause_s := _pause_s.get()) > 0:
-        time.sleep(pause_s)
+    pace = _pace.get()
+    if pace is not None:
+        time.sleep(max(_LEAST_PAUSE_S, pace.rest * (time.thread_time() - pace.resumed_s)))
+        pace.resumed_s = time.thread_time()

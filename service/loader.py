@@ -29,8 +29,8 @@ from slimctr.scoring import Scorer
 INLINE_SECONDS = 0.0003
 INLINE_CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
 INLINE_REPEATS = 5
-# While other versions are served, a load made of many short steps leaves the interpreter to them between the steps.
-PAUSE_S = 0.0002
+# While other versions are served, a load rests so many times as long as it works.
+REST = 3.0
 KEPT_FREE_BYTES = 4 * 2**20
 
 Result = TypeVar("Result")
@@ -131,7 +131,7 @@ class Loader:
         self._thread.shutdown()
 
     def _open(self, version: Version) -> "Opened":
-        with paced(PAUSE_S if self._held else 0.0):
+        with paced(REST if self._held else 0.0):
             return self._open_now(version, KEPT_FREE_BYTES if self._held else 0)
 
     def _open_now(self, version: Version, kept_bytes: int) -> "Opened":

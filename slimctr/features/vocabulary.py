@@ -21,7 +21,6 @@ values in the bucket / 2^32, on average `false_positive_rate()`, below 1e-9; els
 docs/features.md has the measurement.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.errors import IntegrityError
+from model_store.pacing import pause
 from model_store.tensors import map_tensors, write_tensors
 from slimctr.errors import ConfigError
 from slimctr.features.columns import TextColumn
@@ -39,6 +39,7 @@ from slimctr.native.keys import RUN, KeyTable, encode_text, hash_text
 VALUES_PER_BUCKET = 4
 ATTEMPTS = 16
 _MAX_VALUES = 2**31 - 2
+_CHECKED_AT_ONCE = 2**17
 
 
 class Vocabulary:
@@ -220,7 +221,6 @@ def _check(schema: FeatureSchema, arrays: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError("the directory does not run through the entries in order")
     for position, field in enumerate(schema.fields):
         _check_field(field, arrays, position, int(rows[position]), slice(*buckets[position : position + 2]))
-        os.sched_yield()  # a server that answers in another thread may wait for this core
 
 
 def _check_field(
@@ -237,5 +237,8 @@ def _check_field(
             )
     elif not 1 <= rows <= _MAX_VALUES + 1:
         raise ValueError(f"field '{field.name}': {rows} rows")
-    elif len(listed) and not 1 <= int(listed.min()) <= int(listed.max()) < rows:
-        raise ValueError(f"field '{field.name}': a listed row lies outside 1..{rows - 1}")
+    for start in range(0, len(listed), _CHECKED_AT_ONCE):
+        pause()
+        block = listed[start : start + _CHECKED_AT_ONCE]
+        if not 1 <= int(block.min()) <= int(block.max()) < rows:
+            raise ValueError(f"field '{field.name}': a listed row lies outside 1..{rows - 1}")

@@ -158,7 +158,7 @@ class Scorer:
         """Score golden rows in batches of 1, 32 and 256, so that the first request finds all ready."""
         for rows in _WARM_UP_ROWS:
             copies = -(-rows // len(self.golden.batch))
-            self.logits(EncodedBatch.concatenate([self.golden.batch] * copies).slice(0, rows))
+            self._paused_logits(EncodedBatch.concatenate([self.golden.batch] * copies).slice(0, rows))
 
     @property
     def bytes(self) -> dict[str, int]:

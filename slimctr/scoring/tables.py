@@ -193,6 +193,7 @@ def _check_finite(name: str, values: Array, dtype: npt.DTypeLike) -> None:
     """Raise EngineError unless `values`, read as `dtype`, are finite; goes block by block to stay small."""
     rows_per_block = max(1, _CHECK_BYTES // max(1, values[:1].nbytes))
     for start in range(0, len(values), rows_per_block):
+        pause()
         block = np.ascontiguousarray(values[start : start + rows_per_block]).view(dtype)
         if not np.isfinite(block).all():
             raise EngineError(f"tensor '{name}' holds a NaN or an infinity near row {start}")
