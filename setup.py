@@ -31,7 +31,9 @@ setup(
             sources=[
                 f"slimctr/native/{name}.c" for name in ("lookup", "network", "keys", "json", "arrow", "ids")
             ],
-            depends=[f"slimctr/native/{name}.h" for name in ("kernels", "codes", "records", "masked", "keys")],
+            depends=[
+                f"slimctr/native/{name}.h" for name in ("kernels", "codes", "records", "masked", "keys")
+            ],
             extra_compile_args=[
                 "-O3",
                 "-std=c11",
