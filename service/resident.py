@@ -6,16 +6,16 @@ anonymous memory of the process (the network and its buffers), measured once aro
 """
 
 import ctypes
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from model_store.pacing import pause
+
 SMAPS = Path("/proc/self/smaps")
 STATUS = Path("/proc/self/status")
 _STEP_BYTES = 16 * 1024
-_STEP_PAUSE_S = 0.0002
 _MAPPING_LINES = 64  # more than the kernel writes about one mapping
 
 
@@ -51,12 +51,12 @@ def mapped_files(folder: Path) -> MappedFiles:
 
 
 def _read_in_steps(path: Path) -> str:
-    """Return the text of a file whose reading keeps the kernel busy; others get core and interpreter in between."""
+    """Return the text of a file whose reading keeps the kernel busy; may `pause` between its parts."""
     parts = []
     with path.open("rb", buffering=0) as file:
         while part := file.read(_STEP_BYTES):
             parts.append(part)
-            time.sleep(_STEP_PAUSE_S)
+            pause()
     return b"".join(parts).decode()
 
 

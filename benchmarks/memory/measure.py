@@ -21,7 +21,7 @@ VARIANTS = ("original", "pca_8bit", "ptq_4bit", "pca_mixed")
 WORKERS = (1, 2, 4)
 REQUEST_ROWS = 20
 # Seconds of loads to pool, and of the quiet after each; what a load or an unload leaves behind settles before.
-LOADING_S = 20.0
+LOADING_S = 40.0
 QUIET_S = 0.9
 SETTLING_S = 0.15
 
