@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,17 +56,20 @@ class Loader:
         self._model_metrics = ModelMetrics(metrics)
         self._compute = compute
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slimctr-loader")
-        self._held = 0
+        self._ending = threading.Event()
 
-    async def load(self, version: Version) -> None:
-        """Make `version` READY, or UNAVAILABLE with its reason; raises nothing that an artifact can provoke."""
+    async def load(self, version: Version, beside_traffic: bool) -> None:
+        """Make `version` READY, or UNAVAILABLE with its reason; raises nothing that an artifact can provoke.
+
+        Beside traffic it takes four times as long, and delays the requests of other versions less.
+        """
+        rest = REST if beside_traffic else 0.0
         error: Exception | None = None
         try:
-            opened = await self._in_thread(partial(self._open, version))
+            opened = await self._in_thread(partial(self._open, version, rest))
             version.serving = self._serving(version, opened)
-            self._held += 1
             version.counts = FieldCounts(len(opened.scorer.encoder.schema.fields))
-            version.memory_bytes = await asyncio.to_thread(memory_bytes, version.serving)
+            version.memory_bytes = await asyncio.to_thread(memory_bytes, version.serving, rest)
             version.state = State.READY
             self._model_metrics.loaded(version)
             self._log(
@@ -99,7 +103,6 @@ class Loader:
         """Let go of what `version` holds."""
         self.flush_counts(version)
         if version.serving is not None:
-            self._held -= 1
             await self._in_thread(version.serving.scorer.close)
         version.serving = None
         await self._in_thread(partial(return_free_memory, KEPT_FREE_BYTES))
@@ -115,7 +118,7 @@ class Loader:
         """Read again what each READY version holds in memory."""
         for version in list(versions):
             if version.state is State.READY and version.serving is not None:
-                held_bytes = await asyncio.to_thread(memory_bytes, version.serving)
+                held_bytes = await asyncio.to_thread(memory_bytes, version.serving, REST)
                 if version.state is State.READY:  # a gauge set after an unload would stay for ever
                     version.memory_bytes = held_bytes
                     self._model_metrics.memory(version)
@@ -125,14 +128,18 @@ class Loader:
         if self._ahead is not None:
             self._ahead.keep(keys)
 
+    def hurry(self) -> None:
+        """Let a load that is under way go on without rests: the service ends, and waits for it."""
+        self._ending.set()
+
     def shutdown(self) -> None:
         """End the thread."""
         self.keep_ahead(())
         self._thread.shutdown()
 
-    def _open(self, version: Version) -> "Opened":
-        with paced(REST if self._held else 0.0):
-            return self._open_now(version, KEPT_FREE_BYTES if self._held else 0)
+    def _open(self, version: Version, rest: float) -> "Opened":
+        with paced(rest, self._ending):
+            return self._open_now(version, KEPT_FREE_BYTES if rest else 0)
 
     def _open_now(self, version: Version, kept_bytes: int) -> "Opened":
         def at(state: State) -> None:
@@ -250,9 +257,9 @@ def _seconds(scorer: Scorer, batch: EncodedBatch) -> float:
     return time.perf_counter() - begin
 
 
-def memory_bytes(serving: Serving) -> dict[str, int]:
-    """Return the bytes of a version by kind, read at the pace of a load beside traffic."""
-    with paced(REST):
+def memory_bytes(serving: Serving, rest: float) -> dict[str, int]:
+    """Return the bytes of a version by kind; reading them takes some 10 ms of a core, with rests between."""
+    with paced(rest):
         return serving.memory_bytes()
 
 

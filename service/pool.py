@@ -55,6 +55,7 @@ class Pool:
         self._served: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._loading = asyncio.Lock()
         self._looked = False
         self._memory_read_s = 0.0
 
@@ -244,6 +245,7 @@ class Pool:
 
     async def stop(self) -> None:
         """End the watch and close every version; requests must have ended."""
+        self._loader.hurry()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -331,8 +333,9 @@ class Pool:
                 )
 
     async def _load(self, version: Version) -> None:
-        await self._loader.load(version)
-        self._reconcile()
+        async with self._loading:
+            await self._loader.load(version, beside_traffic=not self.blockers())
+            self._reconcile()
 
     async def _unload(self, version: Version) -> None:
         await self._loader.unload(version)

@@ -51,6 +51,15 @@ def test_pauses_sleep_inside_of_a_paced_block_only(slept, core):
     assert len(slept) == 2
 
 
+def test_a_job_in_a_hurry_rests_no_more(slept, core):
+    hurry = threading.Event()
+    with paced(1.0, hurry):
+        pause()
+        hurry.set()
+        pause()
+    assert len(slept) == 1
+
+
 def test_what_was_done_in_an_inner_block_counts_for_the_outer_one(slept, core):
     with paced(1.0):
         with paced(0.0):

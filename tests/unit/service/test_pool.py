@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -188,25 +189,44 @@ def test_a_failed_version_is_tried_again_when_a_label_moves(tmp_path: Path) -> N
     run(tmp_path, test)
 
 
-def test_a_load_pauses_while_another_version_is_served(
+def test_loads_pause_beside_traffic_and_not_before_the_service_is_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr(pacing.time, "sleep", slept.append)
     monkeypatch.setattr(pacing, "_LEAST_PAUSE_S", 0.123)  # others sleep as well, but not so long
     build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path, model="ranking", label="stable")
 
     def pauses() -> int:
         return sum(seconds >= 0.123 for seconds in slept)
 
     async def test(case: Case) -> None:
-        assert pauses() < 256, "what the first holds in memory was read with pauses, its golden rows were not"
+        assert case.states("ctr") == case.states("ranking") == {1: State.READY}
+        assert pauses() == 0
         build_artifact(tmp_path, label="canary", seed=1)
         await case.look()
         assert case.states() == {1: State.READY, 2: State.READY}
         assert pauses() > 256, "one for every golden row at least"
 
     run(tmp_path, test)
+
+
+def test_the_end_of_the_service_does_not_wait_for_the_rests_of_a_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "_LEAST_PAUSE_S", 0.5)
+    build_artifact(tmp_path, label="stable")
+
+    async def test(case: Case) -> None:
+        build_artifact(tmp_path, label="canary", seed=1)
+        await case.pool._look()
+        await asyncio.sleep(0.1)
+        assert case.states()[2] not in (State.READY, State.UNAVAILABLE)
+
+    begin = time.monotonic()
+    run(tmp_path, test)
+    assert time.monotonic() - begin < 60, "the pauses of its golden rows alone take two minutes"
 
 
 def test_a_version_whose_golden_rows_differ_never_serves(
