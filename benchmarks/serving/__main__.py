@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,10 +88,6 @@ def measure(arguments: argparse.Namespace, files: Files, console: Console) -> No
             results.write(json.dumps({**head, **record}) + "\n")
             results.flush()
 
-        for rows in arguments.rows:
-            for variant, scorer in scorers.items():
-                speed = engine_speed(scorer, ids[:rows])
-                keep({"kind": "engine", "variant": variant, "rows": rows, "rows_per_s": speed})
         if not arguments.skip_alone:
             expected = expected_scores(files, ids[: max(WARM_UP_ROWS)])
             for config in configs:
@@ -104,7 +100,7 @@ def measure(arguments: argparse.Namespace, files: Files, console: Console) -> No
                 server.wait_until_ready(ids, names)
             for server in servers:
                 server.pause()
-            load(arguments, files, servers, ids, names, keep, console)
+            load(arguments, files, servers, scorers, ids, names, keep, console)
 
 
 def measure_alone(
@@ -139,12 +135,13 @@ def load(
     arguments: argparse.Namespace,
     files: Files,
     servers: Sequence[Server],
+    scorers: Mapping[str, Scorer],
     ids: np.ndarray,
     names: tuple[str, ...],
     keep: object,
     console: Console,
 ) -> None:
-    """Load every server in turn in each cell of rows and connections."""
+    """Load every server in turn in each cell of rows and connections; the engine of ours alone before and after."""
     bodies = files.work / "bodies"
     bodies.mkdir(exist_ok=True)
     for rows in arguments.rows:
@@ -154,7 +151,11 @@ def load(
                 for form, path in server.config.paths.items():
                     script = write_script(bodies, form, ids, names, rows)
                     url = f"http://127.0.0.1:{server.port}{path}"
+                    scorer = scorers.get(server.config.scores or "")
+                    before = engine_speed(scorer, ids[:rows]) if scorer else 0.0
                     found = wrk(script, url, connections, arguments.seconds, arguments.cores[1])
+                    if scorer:
+                        found["engine_rows_per_s"] = (before + engine_speed(scorer, ids[:rows])) / 2
                     cell = {
                         "server": server.config.name,
                         "form": form,
@@ -189,7 +190,7 @@ def wrk(script: Path, url: str, connections: int, seconds: int, core: int) -> di
     return {"requests_per_s": round(rate, 2), **{k: round(v, 3) for k, v in found.items()}}
 
 
-def engine_speed(scorer: Scorer, ids: np.ndarray, seconds: float = 0.5) -> float:
+def engine_speed(scorer: Scorer, ids: np.ndarray, seconds: float = 0.2) -> float:
     """Rows per second of the engine alone in this process, ids to logits, one thread: the median call."""
     batch = EncodedBatch.uncounted(np.ascontiguousarray(ids))
     times = []

@@ -18,7 +18,6 @@ FORMS = {
 }
 CONTROLS = ("empty", "empty_parsed")
 Cell = tuple[str, str, int, int]
-Engine = dict[tuple[str, int], float]
 
 
 def report(records: list[dict]) -> str:
@@ -28,14 +27,9 @@ def report(records: list[dict]) -> str:
         if record["kind"] == "load":
             loads[record["server"], record["form"], record["rows"], record["connections"]].append(record)
     cells = {cell: _medians(found) for cell, found in loads.items()}
-    speeds: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for record in records:
-        if record["kind"] == "engine":
-            speeds[record["variant"], record["rows"]].append(record["rows_per_s"])
-    engine = {key: statistics.median(found) for key, found in speeds.items()}
     rounds = sorted({len(found) for found in loads.values()})
-    parts = [_head(records, " or ".join(map(str, rounds))), _verdicts(cells, engine)]
-    parts += [_table(cells, engine, rows) for rows in sorted({cell[2] for cell in cells})]
+    parts = [_head(records, " or ".join(map(str, rounds))), _verdicts(loads, cells)]
+    parts += [_table(loads, cells, rows) for rows in sorted({cell[2] for cell in cells})]
     parts.append(_servers([record for record in records if record["kind"] == "server"]))
     return "\n\n".join(parts) + "\n"
 
@@ -67,10 +61,12 @@ def _head(records: list[dict], rounds: str) -> str:
     )
 
 
-def _table(cells: dict[Cell, dict[str, float]], engine: Engine, rows: int) -> str:
+def _table(loads: dict[Cell, list[dict]], cells: dict[Cell, dict[str, float]], rows: int) -> str:
     counts = sorted({cell[3] for cell in cells if cell[2] == rows})
     alone = ", ".join(
-        f"{name} {engine[variant, rows]:,.0f}" for name, variant in OURS.items() if (variant, rows) in engine
+        f"{name} {statistics.median(record['engine_rows_per_s'] for record in found):,.0f}"
+        for name in OURS
+        if (found := [one for cell, several in loads.items() if cell[::2] == (name, rows) for one in several])
     )
     lines = [
         f"## {rows:,} row{'s' if rows > 1 else ''} per request",
@@ -97,18 +93,13 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _verdicts(cells: dict[Cell, dict[str, float]], engine: Engine) -> str:
+def _verdicts(loads: dict[Cell, list[dict]], cells: dict[Cell, dict[str, float]]) -> str:
     lines = ["## Read at a glance", "", "| question | answer |", "|---|---|"]
     for name in OURS:
         lines += _of_one_row(cells, name)
-    for name, variant in OURS.items():
+    for name in OURS:
         for form in ("binary", "arrow", "columns", "rows"):
-            best = max(_rate(cells, name, form, 1000), default=0.0)
-            if best and (variant, 1000) in engine:
-                lines.append(
-                    f"| {name}: share of the engine's own rows/s that 1,000-row requests reach, {FORMS[form]} "
-                    f"| {1000 * best / engine[variant, 1000]:.0%} |"
-                )
+            lines += _share_of_engine(loads, name, form)
     peers = [name for name in CONFIGS if name not in (*OURS, *CONTROLS)]
     for rows in sorted({cell[2] for cell in cells}):
         for name in OURS:
@@ -127,6 +118,21 @@ def _of_one_row(cells: dict[Cell, dict[str, float]], name: str) -> Iterable[str]
                 f"| {name}: p50 of one row at 1 connection, {FORMS[form]}, against an empty FastAPI route with the same "
                 f"body | {one:.3f} against {other:.3f} ms: {one / other:.2f}x |"
             )
+
+
+def _share_of_engine(loads: dict[Cell, list[dict]], name: str, form: str) -> Iterable[str]:
+    """Compare requests of 1,000 rows with the engine alone, measured right before and after each of them."""
+    shares = {
+        cell[3]: statistics.median(1000 * one["requests_per_s"] / one["engine_rows_per_s"] for one in found)
+        for cell, found in loads.items()
+        if cell[:3] == (name, form, 1000)
+    }
+    if shares:
+        by_connections = ", ".join(f"{count}: {share:.0%}" for count, share in sorted(shares.items()))
+        yield (
+            f"| {name}: share of the engine's own rows/s that 1,000-row requests reach, {FORMS[form]}, by connections "
+            f"| {by_connections} |"
+        )
 
 
 def _against(
@@ -148,10 +154,6 @@ def _against(
     if answers:
         question = f"{name}: {rows:,} rows, {FORMS[form]}, by connections, against the best other server"
         yield f"| {question} | {'; '.join(answers)} |"
-
-
-def _rate(cells: dict[Cell, dict[str, float]], server: str, form: str, rows: int) -> list[float]:
-    return [found["requests_per_s"] for cell, found in cells.items() if cell[:3] == (server, form, rows)]
 
 
 def _servers(records: list[dict]) -> str:
