@@ -38,6 +38,11 @@ def paced(rest: float, hurry: threading.Event | None = None) -> Generator[None, 
         _pace.reset(token)
 
 
+def is_paced() -> bool:
+    """Return whether this thread rests at its pauses: the steps between them should be short then."""
+    return _pace.get() is not None
+
+
 def pause() -> None:
     """Sleep as `paced` says; outside of it do nothing."""
     pace = _pace.get()

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from model_store import pacing
-from model_store.pacing import paced, pause
+from model_store.pacing import is_paced, paced, pause
 
 
 @pytest.fixture
@@ -42,7 +42,9 @@ def test_a_pause_after_a_short_step_still_hands_over_the_interpreter(slept, core
 
 def test_pauses_sleep_inside_of_a_paced_block_only(slept, core):
     pause()
+    assert not is_paced()
     with paced(1.0):
+        assert is_paced()
         pause()
         with paced(0.0):
             pause()
