@@ -66,8 +66,7 @@ def _head(records: list[dict], rounds: str) -> str:
         "are loaded in turn, cell by cell, while the others are stopped. The plain services and the model servers score "
         "the float model and get row ids; ours gets raw text values in JSON and Arrow (which it looks up in the "
         "vocabulary) and row ids in binary. Scores of every server were compared with torch or the engine before the "
-        "load. Ratios are medians of those within each round; single p99s of one connection reach from 0.4 to 14 ms for "
-        "an empty route, because the machine is a virtual one."
+        "load. Ratios are medians of those within each round."
     )
 
 
