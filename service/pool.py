@@ -57,6 +57,7 @@ class Pool:
         self._changed = asyncio.Event()
         self._loading = asyncio.Lock()
         self._looked = False
+        self._was_ready = False
         self._memory_read_s = 0.0
 
     # What requests ask
@@ -314,6 +315,7 @@ class Pool:
             elif version.state is State.UNAVAILABLE:
                 del self._versions[key]
         self._served = self.models()
+        self._was_ready = self._was_ready or not self.blockers()
         self._announce()
 
     def _move_labels(self, model: str) -> None:
@@ -334,7 +336,7 @@ class Pool:
 
     async def _load(self, version: Version) -> None:
         async with self._loading:
-            await self._loader.load(version, beside_traffic=not self.blockers())
+            await self._loader.load(version, beside_traffic=self._was_ready)
             self._reconcile()
 
     async def _unload(self, version: Version) -> None:

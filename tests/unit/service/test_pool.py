@@ -208,6 +208,11 @@ def test_loads_pause_beside_traffic_and_not_before_the_service_is_ready(
         await case.look()
         assert case.states() == {1: State.READY, 2: State.READY}
         assert pauses() > 256, "one for every golden row at least"
+        slept.clear()
+        build_artifact(tmp_path, model="new", label="stable")
+        await case.look()
+        assert case.states("new") == {1: State.READY}
+        assert pauses() > 256, "the others are served, although the new model keeps the service from being ready"
 
     run(tmp_path, test)
 
