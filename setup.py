@@ -29,10 +29,12 @@ setup(
         Extension(
             "slimctr.native._kernels",
             sources=[
-                f"slimctr/native/{name}.c" for name in ("lookup", "network", "keys", "json", "arrow", "ids")
+                f"slimctr/native/{name}.c"
+                for name in ("lookup", "network", "keys", "json", "arrow", "arrow_messages", "ids")
             ],
             depends=[
-                f"slimctr/native/{name}.h" for name in ("kernels", "codes", "records", "masked", "keys")
+                f"slimctr/native/{name}.h"
+                for name in ("kernels", "codes", "records", "masked", "keys", "arrow")
             ],
             extra_compile_args=[
                 "-O3",

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import flatbuffers
@@ -57,8 +58,16 @@ def write_predict(answer: Mapping[str, Any]) -> bytes:
     scores: npt.NDArray[np.float32] = answer["scores"]
     rest = v1.write_predict({name: value for name, value in answer.items() if name != "scores"})
     body = np.ascontiguousarray(scores, "<f4").tobytes()
-    body += bytes(-len(body) % 8)
-    return b"".join((_framed(_schema(rest)), _framed(_batch(len(scores))), body, _END))
+    before, behind = _around(len(rest))
+    return b"".join((before, rest, behind, _batch(len(scores)), body, bytes(-len(body) % 8), _END))
+
+
+@lru_cache(maxsize=256)
+def _around(length: int) -> tuple[bytes, bytes]:
+    """Return what stands before and behind a response of so many bytes in the message of its schema."""
+    blank = b"?" * length
+    before, _, behind = _framed(_schema(blank)).partition(blank)
+    return before, behind
 
 
 def _framed(metadata: bytes) -> bytes:
@@ -107,8 +116,9 @@ def _schema(response: bytes) -> bytes:
     return _finish(builder, _SCHEMA, builder.EndObject(), 0)
 
 
+@lru_cache(maxsize=256)
 def _batch(rows: int) -> bytes:
-    """Message of a record batch: one column of `rows` cells, none missing."""
+    """Message of a record batch: one column of `rows` cells, none missing, without its body."""
     size = 4 * rows
     builder = flatbuffers.Builder(256)
     builder.StartVector(16, 2, 8)  # the last number comes first: no missing cells, then the scores
@@ -123,4 +133,4 @@ def _batch(rows: int) -> bytes:
     builder.PrependInt64Slot(0, rows, 0)
     builder.PrependUOffsetTRelativeSlot(1, nodes, 0)
     builder.PrependUOffsetTRelativeSlot(2, buffers, 0)
-    return _finish(builder, _BATCH, builder.EndObject(), size + -size % 8)
+    return _framed(_finish(builder, _BATCH, builder.EndObject(), size + -size % 8))

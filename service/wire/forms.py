@@ -131,8 +131,7 @@ class Scanned(NamedTuple):
         return self.table.rows
 
 
-@dataclass(frozen=True)
-class Batches:
+class Batches(NamedTuple):
     """An Arrow stream: a column per field."""
 
     stream: ArrowStream

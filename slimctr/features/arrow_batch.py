@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimctr.errors import ArrowError, BadValue, FeatureError
-from slimctr.features.arrow_plan import ArrowPlan, places_of, record_of
+from slimctr.features.arrow_plan import ArrowPlan, buffers_of, record_of
 from slimctr.features.arrow_stream import ArrowArray, ArrowBatch, ArrowColumn, ArrowStream
 from slimctr.features.assembly import MAX_REPEATED_KEYS, Numbers
 from slimctr.features.batch import Bag, EncodedBatch
@@ -15,7 +15,7 @@ from slimctr.features.columns import TOO_LARGE, missing_field
 from slimctr.features.schema import Bucketing, FeatureSchema, Field
 from slimctr.features.vocabulary import Vocabulary
 from slimctr.native import arrow_cells as cells
-from slimctr.native.arrow_cells import CELLS, Refusal, encode_cells
+from slimctr.native.arrow_cells import CELLS, WIDTH, Refusal, encode_cells
 from slimctr.native.keys import RUN, encode_integers
 
 MAX_TEXT_BYTES = 2**26
@@ -56,7 +56,7 @@ class _Batch:
         table = self._vocabulary.key_table
         refused = encode_cells(table, self._stream.data, every, out, counts, MAX_TEXT_BYTES)
         if refused is not None:
-            raise self._refused(every[refused[0]], refused[1])
+            raise self._refused(every[refused[0]].view(CELLS)[0], refused[1])
         if self._plan.numbers:
             self._encode_numbers(out, counts)
         missing, oov = counts
@@ -75,21 +75,16 @@ class _Batch:
             yield batch, start
             start += batch.array.length
 
-    def _single_cells(self, batch: ArrowBatch, start: int) -> NDArray[np.void]:
-        array, plan = batch.array, self._plan
-        records = plan.cells.copy()
-        records["cells"] = records["entries"] = array.length
-        records["out_start"] += start * len(self._schema.single)
-        records["row"] = start
-        found = array.places[plan.places]
-        for place, name in enumerate(("nulls", "indices", "offsets", "data")):
-            records[name] = found[:, place]
-        for number, column in plan.dictionaries:
-            _point_to_entries(records[number : number + 1], self._entries(batch, column), column)
+    def _single_cells(self, batch: ArrowBatch, start: int) -> NDArray[np.int64]:
+        array = batch.array
+        out_start = start * len(self._schema.single)
+        records = self._plan.cells.records(array.places, array.length, out_start, start)
+        for number, column in self._plan.dictionaries:
+            _point_to_entries(records[number].view(CELLS), self._entries(batch, column), column)
         return records
 
     def _bag_cells(
-        self, position: int, column: ArrowColumn | None, records: list[NDArray[np.void]]
+        self, position: int, column: ArrowColumn | None, records: list[NDArray[np.int64]]
     ) -> tuple[int, NDArray[np.int32]]:
         """Add the cells of a multi-valued field to `records`; return where they start in the ids, and their offsets."""
         field, start = self._schema.fields[position], self._size
@@ -104,7 +99,7 @@ class _Batch:
             bags["out_start"] = self._size + np.cumsum(bags["cells"]) - bags["cells"]
             self._size += int(bags["cells"].sum())
             lengths.append(bags["cells"])
-            records.append(bags)
+            records.append(bags.view(np.int64).reshape(-1, WIDTH))
         offsets = np.zeros(self._stream.rows + 1, np.int32)
         np.cumsum(np.concatenate(lengths), out=offsets[1:])
         return start, offsets
@@ -127,7 +122,7 @@ class _Batch:
         bags["first"] = np.where(full, offsets[:-1], 0)
         bags["cells"] = np.maximum(lengths, 1)
         bags["entries"] = inner
-        for name, place in zip(("nulls", "indices", "offsets", "data"), places_of(column), strict=True):
+        for name, place in zip(("nulls", "indices", "offsets", "data"), buffers_of(column), strict=True):
             bags[name] = array.places[place]
         if column.dictionary is not None:
             _point_to_entries(bags, self._entries(batch, column), column)

@@ -4,24 +4,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from slimctr.errors import BadValue
 from slimctr.features.arrow_stream import ArrowColumn, ArrowSchema
 from slimctr.features.schema import FeatureSchema, Field
-from slimctr.native.arrow_cells import CELLS
+from slimctr.native.arrow_cells import CELLS, CellPlan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrowPlan:
     """How the columns of a schema go to fields.
 
-    `cells` (n,): a record for every field that is neither a bag nor numbers, absent ones included. `places` (n, 4):
-    which buffers of a batch hold its nulls, indices, offsets and data; -1 is none.
+    `cells` has a record for every field that is neither a bag nor numbers, absent ones included.
     """
 
-    cells: NDArray[np.void]
-    places: NDArray[np.int64]
+    cells: CellPlan
     dictionaries: tuple[tuple[int, ArrowColumn], ...]
     numbers: tuple[tuple[int, ArrowColumn], ...]
     bags: tuple[tuple[int, ArrowColumn | None], ...]
@@ -30,7 +27,7 @@ class ArrowPlan:
 def make_plan(schema: FeatureSchema, arrow: ArrowSchema) -> ArrowPlan:
     """Return the plan of a schema. Raises BadValue for a column whose type its field does not take."""
     records: list[Any] = []
-    places = []
+    buffers = []
     dictionaries, numbers, bags = [], [], []
     out = {position: column for column, position in enumerate(schema.single)}
     for position, field in enumerate(schema.fields):
@@ -47,10 +44,9 @@ def make_plan(schema: FeatureSchema, arrow: ArrowSchema) -> ArrowPlan:
             record = record_of(position, field, column, len(out))
             record["out_start"] = out[position]
             records.append(record)
-            places.append((-1,) * 4 if column is None else places_of(column))
+            buffers.append((-1,) * 4 if column is None else buffers_of(column))
     return ArrowPlan(
-        np.array(records, CELLS).reshape(-1),
-        np.array(places, np.int64).reshape(-1, 4),
+        CellPlan(np.array(records, CELLS).reshape(-1), np.array(buffers, np.int64).reshape(-1, 4)),
         tuple(dictionaries),
         tuple(numbers),
         tuple(bags),
@@ -69,7 +65,7 @@ def record_of(position: int, field: Field, column: ArrowColumn | None, out_strid
     return record[()]
 
 
-def places_of(column: ArrowColumn) -> tuple[int, int, int, int]:
+def buffers_of(column: ArrowColumn) -> tuple[int, int, int, int]:
     """Buffers of nulls, indices, offsets and data of the cells of a column; -1 is none."""
     first = column.buffer + (2 if column.list_bytes else 0)
     if column.dictionary is not None:

@@ -4,7 +4,6 @@ Read are text (32 and 64-bit offsets), integers, floating point, null, dictionar
 read, and refused: other types, compressed buffers, dictionary deltas, big-endian streams, files.
 """
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimctr.errors import ArrowError, BadValue
-from slimctr.features.flatbuffer import BROKEN, INT16, INT32, INT64, UINT8, UINT32, Table
-from slimctr.native.arrow_places import LONG, OUTSIDE, UNEQUAL, UNLISTED, BatchCheck, batch_places
+from slimctr.features.flatbuffer import BROKEN, INT16, INT32, INT64, UINT8, Table
+from slimctr.native import arrow_messages as frame
+from slimctr.native.arrow_messages import BatchLayout, Message, find_messages
 
 MAX_COLUMNS = 1024
 MAX_BATCHES = 1024
@@ -24,10 +24,23 @@ MAX_LENGTH = 2**48
 MAX_SCHEMA_BYTES = 2**18
 READ_TYPES = "text, integers, floating point, null, dictionaries of these and lists of these"
 
-_PREFIX = struct.Struct("<Ii")
-_CONTINUATION = 0xFFFFFFFF
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
-_VERSIONS = (3, 4)  # V4 and V5, alike for the types that are read
+_FAULTS = {
+    frame.NO_END: "the Arrow stream is truncated: it has no end marker",
+    frame.NO_MESSAGE: "byte {at} starts no message of an Arrow stream (files are not read)",
+    frame.BEHIND_END: "{left} bytes lie behind the end of the Arrow stream",
+    frame.PASSES_END: "the Arrow stream is truncated: a message passes its end",
+    frame.BODY_PASSES_END: "the Arrow stream is truncated: the body of a message passes its end",
+    frame.VERSION: "the Arrow stream has a version that is not read; write metadata version 5",
+    frame.BROKEN: "the Arrow stream is broken: the metadata of the message at byte {at} cannot be read",
+    frame.MANY: f"the Arrow stream has more than {MAX_MESSAGES} messages: send larger batches",
+}
+_BATCH_FAULTS = {
+    frame.LONG: "a length is negative or without measure",
+    frame.OUTSIDE: "a buffer passes the end of its message",
+    frame.UNEQUAL: "columns of a record batch differ in length",
+    frame.UNLISTED: "missing cells are announced and not listed",
+}
 _NULL, _INT, _FLOAT, _UTF8, _LARGE_UTF8 = 1, 2, 3, 5, 20
 _LIST_BYTES = {12: 4, 21: 8}
 _TYPES_BY_NUMBER = (
@@ -79,7 +92,7 @@ class ArrowSchema:
     """The columns of a stream, and what a batch of them must have."""
 
     columns: Mapping[str, ArrowColumn]
-    check: BatchCheck
+    layout: BatchLayout
 
 
 class ArrowArray(NamedTuple):
@@ -97,8 +110,7 @@ class ArrowBatch(NamedTuple):
     dictionaries: Mapping[int, ArrowArray]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ArrowStream:
+class ArrowStream(NamedTuple):
     """The batches in `data`; `metadata` is that of the schema."""
 
     data: bytes
@@ -117,68 +129,44 @@ def read_arrow(data: bytes) -> ArrowStream:
 
 
 def _read(data: bytes) -> ArrowStream:
-    at = 0
-    schema: ArrowSchema | None = None
-    metadata: dict[str, str] = {}
+    fault, at, messages = find_messages(data, MAX_MESSAGES)
+    if fault:
+        raise ArrowError(_FAULTS[fault].format(at=at, left=len(data) - at))
+    if not messages:
+        raise ArrowError("the Arrow stream has no schema")
+    if [number for number, message in enumerate(messages) if message.kind == _SCHEMA] != [0]:
+        raise ArrowError("an Arrow stream starts with its schema, and has one only")
+    schema, metadata = _schema(data, messages[0])
     dictionaries: dict[int, ArrowArray] = {}
     batches: list[ArrowBatch] = []
-    messages = 0
-    while (message := _message(data, at)) is not None:
-        messages += 1
-        if messages > MAX_MESSAGES or len(batches) > MAX_BATCHES or len(dictionaries) > MAX_COLUMNS:
-            raise ArrowError(
-                f"the Arrow stream has more than {MAX_BATCHES} record batches, {MAX_COLUMNS} dictionaries or "
-                f"{MAX_MESSAGES} messages: send larger batches"
-            )
-        kind, header, body_at, body_bytes = message
-        at = body_at + body_bytes
-        if (kind == _SCHEMA) != (schema is None):
-            raise ArrowError("an Arrow stream starts with its schema, and has one only")
-        if kind == _SCHEMA:
-            schema, metadata = _schema(header)
-        elif kind == _DICTIONARY and schema is not None:
-            if header.scalar(2, UINT8):
+    for message in messages[1:]:
+        if message.kind == _DICTIONARY:
+            if message.is_delta:
                 raise ArrowError("dictionary deltas are not read: send whole dictionaries")
-            dictionaries[header.scalar(0, INT64)] = _array(header.child(1), body_at, body_bytes)
-        elif kind == _BATCH and schema is not None:
-            array = _array(header, body_at, body_bytes)
-            _check_batch(schema, array)
+            layout = BatchLayout([], [], message.nodes, message.buffers)
+            dictionaries[message.dictionary] = _array(data, message, layout)
+        elif message.kind == _BATCH:
+            if (message.nodes, message.buffers) != (schema.layout.nodes, schema.layout.buffers):
+                raise ArrowError(
+                    "the Arrow stream is broken: a record batch does not have the columns of the schema"
+                )
+            array = _array(data, message, schema.layout)
             if array.length:
                 batches.append(ArrowBatch(array, dict(dictionaries)))
         else:
-            raise ArrowError(f"an Arrow message of kind {kind} is not read")
-    if schema is None:
-        raise ArrowError("the Arrow stream has no schema")
+            raise ArrowError(f"an Arrow message of kind {message.kind} is not read")
+        if len(batches) > MAX_BATCHES or len(dictionaries) > MAX_COLUMNS:
+            raise ArrowError(
+                f"the Arrow stream has more than {MAX_BATCHES} record batches or {MAX_COLUMNS} dictionaries: "
+                "send larger batches"
+            )
     return ArrowStream(data, schema, metadata, tuple(batches), sum(batch.array.length for batch in batches))
 
 
-def _message(data: bytes, at: int) -> tuple[int, Table, int, int] | None:
-    """Return kind and header of the message at a byte, and where its body lies; None for the end of the stream."""
-    if at + _PREFIX.size > len(data):
-        raise ArrowError("the Arrow stream is truncated: it has no end marker")
-    marker, length = _PREFIX.unpack_from(data, at)
-    if marker != _CONTINUATION:
-        raise ArrowError(f"byte {at} starts no message of an Arrow stream (files are not read)")
-    at += _PREFIX.size
-    if length == 0:
-        if at != len(data):
-            raise ArrowError(f"{len(data) - at} bytes lie behind the end of the Arrow stream")
-        return None
-    if length < 0 or at + length > len(data):
-        raise ArrowError("the Arrow stream is truncated: a message passes its end")
-    metadata = data[at : at + length]
-    message = Table(metadata, UINT32.unpack_from(metadata)[0])
-    if message.scalar(0, INT16) not in _VERSIONS:
-        raise ArrowError("the Arrow stream has a version that is not read; write metadata version 5")
-    body_bytes = message.scalar(3, INT64)
-    if body_bytes < 0 or body_bytes > len(data) - at - length:
-        raise ArrowError("the Arrow stream is truncated: the body of a message passes its end")
-    return message.scalar(1, UINT8), message.child(2), at + length, body_bytes
-
-
-def _schema(header: Table) -> tuple[ArrowSchema, dict[str, str]]:
-    if len(header.data) > MAX_SCHEMA_BYTES:
+def _schema(data: bytes, message: Message) -> tuple[ArrowSchema, dict[str, str]]:
+    if message.metadata_bytes > MAX_SCHEMA_BYTES:
         raise ArrowError(f"the Arrow schema is above {MAX_SCHEMA_BYTES} bytes")
+    header = Table(data[message.metadata_at : message.body_at], message.header_at)
     # Values of the metadata change from request to request; without them equal schemas are equal bytes.
     blank = bytearray(header.data)
     metadata: dict[str, str] = {}
@@ -210,7 +198,7 @@ def _columns(metadata: bytes, position: int) -> ArrowSchema:
         if buffers:
             nullable.append((node, buffer))
         node, buffer = node + 1, buffer + buffers
-    return ArrowSchema(columns, BatchCheck(outer, nullable, node, buffer))
+    return ArrowSchema(columns, BatchLayout(outer, nullable, node, buffer))
 
 
 def _column(field: Table, node: int, buffer: int) -> ArrowColumn:
@@ -258,30 +246,13 @@ def _integer(kind: Table) -> Values:
     return Values(f"{'' if signed else 'u'}int{bits}", width if signed else -width, f"<{letter}{width}", 2)
 
 
-def _array(header: Table, body_at: int, body_bytes: int) -> ArrowArray:
-    """Return a record batch whose places lie in the body. Raises ArrowError."""
-    if header.place(3):
+def _array(data: bytes, message: Message, layout: BatchLayout) -> ArrowArray:
+    """Return a batch or dictionary of a layout. Raises ArrowError."""
+    if message.is_compressed:
         raise ArrowError(
             "compressed Arrow buffers are not read: compress the body (Content-Encoding: gzip) instead"
         )
-    length = header.scalar(0, INT64)
-    body = body_at, body_bytes
-    fault, nodes, places = batch_places(
-        header.data, header.vector(1, 16), header.vector(2, 16), body, MAX_LENGTH
-    )
-    if length < 0 or fault == LONG:
-        raise ArrowError("the Arrow stream is broken: a length is negative or without measure")
-    if fault == OUTSIDE:
-        raise ArrowError("the Arrow stream is broken: a buffer passes the end of its message")
-    return ArrowArray(length, nodes, places)
-
-
-def _check_batch(schema: ArrowSchema, array: ArrowArray) -> None:
-    check = schema.check
-    if len(array.nodes) != check.nodes or len(array.places) != check.buffers + 1:
-        raise ArrowError("the Arrow stream is broken: a record batch does not have the columns of the schema")
-    fault = check.fault(array.nodes, array.places, array.length)
-    if fault == UNEQUAL:
-        raise ArrowError("the Arrow stream is broken: columns of a record batch differ in length")
-    if fault == UNLISTED:
-        raise ArrowError("the Arrow stream is broken: missing cells are announced and not listed")
+    fault, nodes, places = layout.places(data, message, MAX_LENGTH)
+    if fault:
+        raise ArrowError(f"the Arrow stream is broken: {_BATCH_FAULTS[fault]}")
+    return ArrowArray(message.length, nodes, places)

@@ -5,8 +5,7 @@
  *
  * No function allocates or keeps state.
  */
-#include <string.h>
-
+#include "arrow.h"
 #include "keys.h"
 
 #define OK (-1)
@@ -17,11 +16,6 @@ enum { BAD_RUN = 1, OUTSIDE, BAD_INDEX, BAD_OFFSETS, NOT_UTF8, TOO_LARGE, NO_VAL
 
 /* Integer types have the number of their bytes, negative when unsigned. */
 enum { NO_TYPE = 0, TEXT_32 = 32, TEXT_64 = 64 };
-
-/* Bytes at .. at + bytes - 1. */
-typedef struct {
-    int64_t at, bytes;
-} place;
 
 /* Cells first .. first + cells - 1 of a column. `nulls` and `entry_nulls` are bits, 0 = missing, or nothing. Where
  * index_type is not NO_TYPE, a cell is the number of an entry; else it is the entry of its own number. */
@@ -42,20 +36,6 @@ static inline int has(place p, int64_t count, int64_t width)
 static inline int is_set(const uint8_t *bytes, place bits, int64_t i)
 {
     return bits.bytes == 0 || (bytes[bits.at + (i >> 3)] >> (i & 7) & 1);
-}
-
-static inline int64_t load_32(const uint8_t *p)
-{
-    int32_t value;
-    memcpy(&value, p, sizeof value);
-    return value;
-}
-
-static inline int64_t load_64(const uint8_t *p)
-{
-    int64_t value;
-    memcpy(&value, p, sizeof value);
-    return value;
 }
 
 /* An integer of a type; what is beyond int64 becomes INT64_MAX, which is beyond every limit. */
@@ -246,40 +226,30 @@ SLIMCTR_API int64_t slimctr_encode_arrow(const key_table *table, const uint8_t *
     return OK;
 }
 
-/* Copy the nodes and buffers of a record batch, each two little-endian numbers in its metadata, to `nodes` and `places`,
- * which count from `body_at` and end with an empty one. Returns 0, or 1 for a node beyond `max_length`, 2 for a buffer
- * that passes `body_bytes`. */
-SLIMCTR_API int64_t slimctr_arrow_places(const uint8_t *metadata, int64_t nodes_at, int64_t node_count,
-                                         int64_t buffers_at, int64_t buffer_count, int64_t body_at, int64_t body_bytes,
-                                         int64_t max_length, int64_t *nodes, place *places)
+/* Copy the records of a plan to `out` as those of one batch: of `cells` cells that start at row `row` and at `out_start` of the
+ * rows. `buffers` (count, 4) say which of `places` hold nulls, indices, offsets and data of a record; less than 0 is none.
+ * Returns OK, or the number of the first record whose buffers are not among the places. */
+SLIMCTR_API int64_t slimctr_arrow_cells(const arrow_cells *plan, const int64_t *buffers, int64_t count, const place *places,
+                                        int64_t place_count, int64_t cells, int64_t out_start, int64_t row,
+                                        arrow_cells *out)
 {
-    for (int64_t i = 0; i < 2 * node_count; i++) {
-        nodes[i] = load_64(metadata + nodes_at + 8 * i);
-        if (nodes[i] < 0 || nodes[i] > max_length)
-            return 1;
+    const place none = {0, 0};
+    for (int64_t i = 0; i < count; i++) {
+        place found[4];
+        for (int64_t k = 0; k < 4; k++) {
+            int64_t buffer = buffers[4 * i + k];
+            if (buffer >= place_count)
+                return i;
+            found[k] = buffer < 0 ? none : places[buffer];
+        }
+        out[i] = plan[i];
+        out[i].cells = out[i].entries = cells;
+        out[i].out_start += out_start;
+        out[i].row = row;
+        out[i].nulls = found[0];
+        out[i].indices = found[1];
+        out[i].offsets = found[2];
+        out[i].data = found[3];
     }
-    for (int64_t i = 0; i < buffer_count; i++) {
-        int64_t at = load_64(metadata + buffers_at + 16 * i), bytes = load_64(metadata + buffers_at + 16 * i + 8);
-        if (at < 0 || at > body_bytes || bytes < 0 || bytes > body_bytes - at)
-            return 2;
-        places[i].at = body_at + at;
-        places[i].bytes = bytes;
-    }
-    places[buffer_count].at = places[buffer_count].bytes = 0;
-    return 0;
-}
-
-/* Whether the outer nodes of a batch have `length` cells (else 1) and those with missing cells have a buffer that lists
- * them (else 2): `nullable` are pairs of a node and that buffer. The caller vouches for the numbers of both. */
-SLIMCTR_API int64_t slimctr_arrow_check(const int64_t *nodes, const place *places, const int64_t *outer,
-                                        int64_t outer_count, const int64_t *nullable, int64_t nullable_count,
-                                        int64_t length)
-{
-    for (int64_t i = 0; i < outer_count; i++)
-        if (nodes[2 * outer[i]] != length)
-            return 1;
-    for (int64_t i = 0; i < nullable_count; i++)
-        if (nodes[2 * nullable[2 * i] + 1] > 0 && places[nullable[2 * i + 1]].bytes == 0)
-            return 2;
-    return 0;
+    return OK;
 }

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterator
+from itertools import product
 
 import httpx
 import numpy as np
@@ -116,9 +117,9 @@ def test_what_is_wrong_is_a_problem_document(
 
 
 def test_answers_of_any_length_are_readable() -> None:
-    for rows in (0, 1, 2, 3, 1000):
+    for rows, model in product((0, 1, 2, 3, 1000, 3), ("ctr", "???", "?", "", "x" * 300, "ads")):
         scores = np.random.default_rng(rows).random(rows, dtype=np.float32)
-        table = pa.ipc.open_stream(arrow.write_predict({"scores": scores, "model": "ctr"})).read_all()
+        table = pa.ipc.open_stream(arrow.write_predict({"scores": scores, "model": model})).read_all()
         table.validate(full=True)
         np.testing.assert_array_equal(table["scores"].to_numpy(), scores)
-        assert table.schema.metadata == {b"slimctr.response": b'{"model":"ctr"}'}
+        assert table.schema.metadata == {b"slimctr.response": b'{"model":"%s"}' % model.encode()}
