@@ -30,12 +30,13 @@ setup(
             "slimctr.native._kernels",
             sources=[
                 f"slimctr/native/{name}.c"
-                for name in ("lookup", "network", "keys", "json", "arrow", "arrow_messages", "ids")
+                for name in ("lookup", "network", "keys", "json", "arrow", "arrow_messages", "ids", "scores")
             ],
             depends=[
                 f"slimctr/native/{name}.h"
                 for name in ("kernels", "codes", "records", "masked", "keys", "arrow")
             ],
+            libraries=["m"],
             extra_compile_args=[
                 "-O3",
                 "-std=c11",

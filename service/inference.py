@@ -1,7 +1,6 @@
 """The one scoring core: every encoding of a request ends here, on its way from a batch to scores."""
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from service.pool import Pool
 from service.telemetry.metrics import Metrics
 from service.versions import Serving, Version
 from slimctr.features import EncodedBatch, Encoder, FeatureSchema
-from slimctr.scoring import sigmoid
+from slimctr.scoring import probabilities
 
 # Decoding and encoding a body of this size takes about as long as a turn of the event loop may.
 OFF_LOOP_BYTES = 64 * 1024
@@ -156,9 +155,8 @@ class Inference:
         batch = await self.decode(size_bytes, encode, serving.scorer.encoder)
         input_s = time.perf_counter() - context.received_s
         stages = await serving.queue.score(batch, variant=choice.assignment.variant, deadline_s=deadline_s)
-        logits = stages.logits
-        # The squares add up to a finite number where every logit is one, unless they overflow: one call instead of two.
-        if not math.isfinite(logits.dot(logits)) and not np.isfinite(logits).all():
+        pctr, is_finite = probabilities(stages.logits)
+        if not is_finite:
             self._metrics.input_issues_total.labels(choice.model, "nonfinite_score").inc()
             raise NonFiniteScore(
                 f"model '{choice.model}' version {choice.version.number} gave a score that is not finite"
@@ -176,7 +174,7 @@ class Inference:
             queue_ms=stages.queue_s * 1e3,
             compute_ms=(stages.lookup_s + stages.infer_s) * 1e3,
         )
-        answer = Answer(batch, logits, sigmoid(logits), input_s, stages)
+        answer = Answer(batch, stages.logits, pctr, input_s, stages)
         request = RequestValues(encode, size_bytes)
         context.answered = lambda total_s: self._answered(choice, answer, request, total_s)
         return answer

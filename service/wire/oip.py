@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,12 @@ BINARY_SIZE = "binary_data_size"
 # Parameters of extensions that this service does not have; ignoring them would give another meaning to the answer.
 NOT_OFFERED = ("sequence_id", "sequence_start", "sequence_end", "shared_memory_region", "classification")
 MAX_ID_LENGTH = 256
+_SCALARS = (str, int, float, bool)
 # Reading ids takes this part of the time that JSON of as many bytes takes.
 BINARY_WEIGHT = 1 / 16
 
 
-@dataclass(frozen=True)
-class Infer:
+class Infer(NamedTuple):
     """An infer request: its tensors by name, and which outputs it wants in binary (True) or JSON.
 
     `raw` is a body that is the one tensor itself, until the model says what shape that has.
@@ -34,7 +34,7 @@ class Infer:
     inputs: Mapping[str, Integers]
     outputs: Mapping[str, bool]
     id: str | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = MappingProxyType({})
     raw: bytes | None = None
 
     @property
@@ -95,7 +95,7 @@ def fitted(infer: Infer, schema: FeatureSchema, max_rows: int) -> Infer:
     """Return the request once its tensors are those of the model; raise BadHeader, BadTensor, TooLarge."""
     expected = input_names(schema)
     if infer.raw is not None:
-        infer = replace(infer, inputs={IDS: _raw_ids(infer.raw, expected, len(schema.single))}, raw=None)
+        infer = infer._replace(inputs={IDS: _raw_ids(infer.raw, expected, len(schema.single))}, raw=None)
     for name in infer.inputs:
         if name not in expected:
             raise BadTensor(f"input '{name[:80]}' is unknown; expected are {', '.join(expected)}")
@@ -109,7 +109,7 @@ def fitted(infer: Infer, schema: FeatureSchema, max_rows: int) -> Infer:
 def encode(infer: Infer, encoder: Encoder) -> EncodedBatch:
     """Return the batch of the encoded ids in the request; raise BadTensor."""
     schema = encoder.schema
-    ids = infer.inputs.get(IDS, np.empty((infer.rows, 0), np.int64))
+    ids = infer.inputs[IDS] if schema.single else np.empty((infer.rows, 0), np.int64)
     bags = [
         (infer.inputs[f"{schema.names[i]}.values"], infer.inputs[f"{schema.names[i]}.offsets"])
         for i in schema.multi
@@ -231,7 +231,7 @@ def _parameters(item: dict[str, Any], owner: str) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise BadRequest(f"parameters of {owner} must be an object")
     for name, value in parameters.items():
-        if not isinstance(value, str | int | float | bool):
+        if not isinstance(value, _SCALARS):
             raise BadRequest(f"parameter '{name[:80]}' of {owner} must be a string, number or boolean")
         if name in NOT_OFFERED and value not in (0, False, ""):
             raise NotOffered(f"'{name}' is not offered")

@@ -166,17 +166,19 @@ class Encoder:
             raise BadValue("ids", f"ids are integers (rows, {singles}), not {ids.dtype} {ids.shape}")
         if len(bags) != len(schema.multi):
             raise BadValue("bags", f"{len(bags)} bags for {len(schema.multi)} multi-valued fields")
-        counts = np.zeros((2, len(schema.fields)), np.int64)
-        rows, counts[:, schema.single] = known_rows(ids, self._id_limits)
+        rows, counts = known_rows(ids, self._id_limits)
+        if schema.multi:
+            of_singles, counts = counts, np.zeros((2, len(schema.fields)), np.int64)
+            counts[:, schema.single] = of_singles
         encoded = []
         for position, (values, offsets) in zip(schema.multi, bags, strict=True):
             values, offsets = _filled_bags(schema.names[position], values, offsets, len(ids))
             bag_rows, counts[:, [position]] = known_rows(values[:, np.newaxis], self._limits_of([position]))
             encoded.append(Bag(bag_rows[:, 0], offsets))
         missing, oov = counts
-        for required in self._required:
-            if missing[required]:
-                raise missing_field(schema.fields[required], None)
+        if self._required.size and missing[self._required].any():
+            first = next(position for position in self._required if missing[position])
+            raise missing_field(schema.fields[first], None)
         return EncodedBatch(rows, tuple(encoded), oov, missing)
 
     def _json_plan(self, names: bytes) -> _JsonPlan | None:

@@ -31,8 +31,6 @@ Floats = npt.NDArray[np.float32]
 GOLDEN_BATCH_ROWS = (1, 7)
 # More rows at once would hold a core, which served versions may want, for ten milliseconds.
 _WARM_UP_ROWS = (1, 32, 256)
-# Below it exp(-logit) would overflow; the probability is 6e-39 there.
-_LEAST_LOGIT = np.float32(-88)
 
 
 class Scorer:
@@ -196,12 +194,6 @@ class Scorer:
         if engine is None:
             raise EngineError(f"{self._name} is closed")
         return engine
-
-
-def sigmoid(logits: Floats) -> Floats:
-    """Return the probabilities of `logits`, float32, without overflow."""
-    odds_against: Floats = np.exp(-np.maximum(logits, _LEAST_LOGIT))
-    return np.reciprocal(1 + odds_against)
 
 
 def _vocabulary(artifact: Artifact, schema: FeatureSchema) -> Vocabulary:

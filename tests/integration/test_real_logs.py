@@ -62,7 +62,8 @@ def check_served_equals_evaluated(service: RunningService, dataset: Dataset, dat
             for start in range(0, len(rows), 1000):
                 part = {"instances": rows[start : start + 1000], "label": label, "include": ["logits"]}
                 answer = client.post("/v1/predict", {"model": "ctr", **part})
-                np.testing.assert_allclose(answer["scores"], sigmoid(np.array(answer["logits"])), atol=1e-6)
+                expected = sigmoid(np.array(answer["logits"], np.float32))
+                np.testing.assert_allclose(answer["scores"], expected, atol=1e-6)
                 logits.extend(answer["logits"])
         evaluated = json.loads(
             run("evaluate", "--store", store, "--model", f"ctr@{label}", "--data", data, "--json")

@@ -14,7 +14,7 @@ from artifacts import SCHEMA, build_artifact, raw_rows
 from slimctr.errors import EngineError, UnknownField
 from slimctr.features import EncodedBatch
 from slimctr.native.network import runs_here
-from slimctr.scoring import Scorer, encoder_digest, sigmoid
+from slimctr.scoring import Scorer, encoder_digest
 from slimctr.scoring.resident import measure_resident
 
 
@@ -143,14 +143,6 @@ def test_unknown_fields_follow_the_setting(versions):
 def test_a_batch_of_another_schema_is_refused(scorer):
     with pytest.raises(ValueError, match="int32 ids"):
         scorer.logits(EncodedBatch.uncounted(np.zeros((2, 1), np.int32)))
-
-
-def test_sigmoid():
-    logits = np.array([-200, -90, -1, 0, 1, 20, 200], np.float32)
-    expected = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    probabilities = sigmoid(logits)
-    assert probabilities.dtype == np.float32
-    np.testing.assert_allclose(probabilities, expected, rtol=3e-7, atol=1e-38)
 
 
 def test_encoder_digest_changes_with_schema_and_vocabulary(tmp_path):
