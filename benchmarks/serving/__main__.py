@@ -1,7 +1,7 @@
 """Measures the whole service over loopback, beside other servers of the same float model.
 
     python -m benchmarks.serving run --round 1
-    python -m benchmarks.serving run --servers slimctr empty --rows 1 --connections 1 8
+    python -m benchmarks.serving run --servers slimctr empty --rows 1 --connections 1 8 --round 2 --repeat 30
     python -m benchmarks.serving report
 
 `run` starts each server alone (time to the first answer, scores, memory after load), then all of them, each in one
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--connections", nargs="+", type=int, default=(1, 8, 32))
     parser.add_argument("--seconds", type=int, default=2, help="of load in each cell [2]")
     parser.add_argument("--round", type=int, default=1, help="number of this repetition [1]")
+    parser.add_argument("--repeat", type=int, default=1, help="so many rounds without a new start [1]")
     parser.add_argument("--cores", nargs=2, type=int, default=(0, 1), help="of the servers and of wrk [0 1]")
     parser.add_argument("--skip-alone", action="store_true", help="only the load, no start time and memory")
     parser.add_argument("--work", type=Path, default=WORK)
@@ -72,7 +74,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, files: Files, console: Console) -> None:
-    """Measure one round and append its records."""
+    """Measure the rounds and append their records."""
     configs = [CONFIGS[name] for name in arguments.servers]
     for config in configs:
         if not config.python(files.work).exists():
@@ -81,11 +83,11 @@ def measure(arguments: argparse.Namespace, files: Files, console: Console) -> No
     ids = asked_ids(max(rows * count for rows, count in DISTINCT.items()))
     scorers = {variant: Scorer.open(files.version(variant)) for variant in COMPRESSED}
     names = scorers[COMPRESSED[0]].encoder.schema.names
-    head = {"round": arguments.round, **describe()}
+    machine = describe()
     with arguments.results.open("a") as results:
 
-        def keep(record: dict) -> None:
-            results.write(json.dumps({**head, **record}) + "\n")
+        def keep(record: dict, number: int = arguments.round) -> None:
+            results.write(json.dumps({"round": number, **machine, **record}) + "\n")
             results.flush()
 
         if not arguments.skip_alone:
@@ -100,7 +102,8 @@ def measure(arguments: argparse.Namespace, files: Files, console: Console) -> No
                 server.wait_until_ready(ids, names)
             for server in servers:
                 server.pause()
-            load(arguments, files, servers, scorers, ids, names, keep, console)
+            for number in range(arguments.round, arguments.round + arguments.repeat):
+                load(arguments, files, servers, scorers, ids, names, partial(keep, number=number), console)
 
 
 def measure_alone(
