@@ -28,7 +28,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.serving.bodies import DISTINCT, write_script
-from benchmarks.serving.machine import describe
+from benchmarks.serving.machine import describe, stolen_seconds
 from benchmarks.serving.model import COMPRESSED, Files, asked_ids, expected_scores, make_files
 from benchmarks.serving.report import report
 from benchmarks.serving.servers import CONFIGS, Config, Server
@@ -156,7 +156,9 @@ def load(
                     url = f"http://127.0.0.1:{server.port}{path}"
                     scorer = scorers.get(server.config.scores or "")
                     before = engine_speed(scorer, ids[:rows]) if scorer else 0.0
+                    stolen_s = stolen_seconds(arguments.cores)
                     found = wrk(script, url, connections, arguments.seconds, arguments.cores[1])
+                    found["stolen_s"] = round(stolen_seconds(arguments.cores) - stolen_s, 2)
                     if scorer:
                         found["engine_rows_per_s"] = (before + engine_speed(scorer, ids[:rows])) / 2
                     cell = {
