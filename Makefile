@@ -13,9 +13,13 @@ help:  ## list the targets
 demo: .venv/.demo  ## train, compress, serve and compare on real clicks; ARGS=--exit ends after the table
 	$(BIN)/slimctr quickstart $(ARGS)
 
+# Tests that start servers or wait for something have the machine to themselves; the others share two cores.
+ALONE := tests/integration tests/unit/service tests/unit/benchmarks tests/unit/loadtest
 test: .venv/.test  ## install what the tests need, then run every check and test
 	@bash tests/system_packages.sh
-	@$(MAKE) --no-print-directory check unit
+	@$(MAKE) --no-print-directory check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ALONE)
 
 install: .venv/.test  ## everything for development into .venv
 
@@ -44,11 +48,9 @@ bench-engine: .venv/.bench  ## time the engine beside torch and FBGEMM, write do
 	@touch $@
 
 ROUNDS ?= 3
-ONE_ROW := --rows 1 --connections 1 --skip-alone --seconds 1 --servers slimctr slimctr_narrow empty fastapi_onnxruntime
-bench-serving: .venv/.test  ## measure docs/results/serving.md again (needs wrk, two cores, half an hour)
+bench-serving: .venv/.test  ## measure docs/results/serving.md again (needs wrk, two cores, twenty minutes)
 	for round in $$(seq $(ROUNDS)); do $(BIN)/python -m benchmarks.serving run --round $$round $(ARGS) || exit 1; done
-	@# The hundredth request of one connection waits for the machine as often as for the server: many short rounds.
-	$(BIN)/python -m benchmarks.serving run --round $$(($(ROUNDS) + 1)) --repeat 30 $(ONE_ROW) $(ARGS)
+	$(BIN)/python -m benchmarks.serving turns
 	$(BIN)/python -m benchmarks.serving report
 
 bench-memory: .venv/.test  ## memory, start and unload of the service with 1 and 10 million ids; about 15 minutes

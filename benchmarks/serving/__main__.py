@@ -1,12 +1,14 @@
 """Measures the whole service over loopback, beside other servers of the same float model.
 
     python -m benchmarks.serving run --round 1
-    python -m benchmarks.serving run --servers slimctr empty --rows 1 --connections 1 8 --round 2 --repeat 30
+    python -m benchmarks.serving run --servers slimctr empty --rows 1 --connections 1 8
+    python -m benchmarks.serving turns
     python -m benchmarks.serving report
 
 `run` starts each server alone (time to the first answer, scores, memory after load), then all of them, each in one
 process on one core, and loads them in turn from wrk on another core, cell by cell, while the others are stopped. It
-appends to the results; rounds are repetitions, of which `report` takes medians. Needs wrk. Peers are left out unless
+appends to the results; rounds are repetitions, of which `report` takes medians. `turns` asks the plain services and
+ours one row at a time, 50 requests in a turn. Needs wrk. Peers are left out unless
 their virtual environment is in the work folder:
 
     python -m venv WORK/litserve && WORK/litserve/bin/pip install torch==2.13.0 numpy litserve
@@ -21,17 +23,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 
 from benchmarks.serving.bodies import DISTINCT, write_script
 from benchmarks.serving.machine import describe, stolen_seconds
 from benchmarks.serving.model import COMPRESSED, Files, asked_ids, expected_scores, make_files
 from benchmarks.serving.report import report
 from benchmarks.serving.servers import CONFIGS, Config, Server
+from benchmarks.serving.turns import measure_turns, summary
 from slimctr.features import EncodedBatch
 from slimctr.scoring import Scorer
 
@@ -40,6 +43,8 @@ WORK = Path(__file__).parents[1] / "work" / "serving"
 REPORT = Path(__file__).parents[2] / "docs" / "results" / "serving.md"
 WARM_UP_ROWS = (1, 100, 1000)
 TOLERANCE = 1e-5
+COMPRESSED_SERVERS = ("slimctr", "slimctr_narrow")
+PLAIN_PEERS = ("fastapi_onnxruntime", "fastapi_torch")
 
 
 def main() -> None:
@@ -49,13 +54,13 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=("run", "report"))
+    parser.add_argument("command", choices=("run", "turns", "report"))
     parser.add_argument("--servers", nargs="+", choices=CONFIGS, default=tuple(CONFIGS))
     parser.add_argument("--rows", nargs="+", type=int, choices=DISTINCT, default=tuple(DISTINCT))
     parser.add_argument("--connections", nargs="+", type=int, default=(1, 8, 32))
     parser.add_argument("--seconds", type=int, default=2, help="of load in each cell [2]")
     parser.add_argument("--round", type=int, default=1, help="number of this repetition [1]")
-    parser.add_argument("--repeat", type=int, default=1, help="so many rounds without a new start [1]")
+    parser.add_argument("--turns", type=int, default=600, help="of 50 requests to each server and form [600]")
     parser.add_argument("--cores", nargs=2, type=int, default=(0, 1), help="of the servers and of wrk [0 1]")
     parser.add_argument("--skip-alone", action="store_true", help="only the load, no start time and memory")
     parser.add_argument("--work", type=Path, default=WORK)
@@ -70,11 +75,35 @@ def main() -> None:
     console = Console(stderr=True)
     with console.status("making the model"):
         files = make_files(arguments.work.resolve())
-    measure(arguments, files, console)
+    if arguments.command == "turns":
+        take_turns(arguments, files, console)
+    else:
+        measure(arguments, files, console)
+
+
+def take_turns(arguments: argparse.Namespace, files: Files, console: Console) -> None:
+    """Measure one row at one connection in turns and append the records."""
+    ids = asked_ids(max(rows * count for rows, count in DISTINCT.items()))
+    names = Scorer.open(files.version(COMPRESSED[0])).encoder.schema.names
+    stolen_s = stolen_seconds(arguments.cores)
+    with contextlib.ExitStack() as stack, Progress(console=console) as progress:
+        configs = [CONFIGS[name] for name in (*COMPRESSED_SERVERS, "empty", *PLAIN_PEERS)]
+        servers = [stack.enter_context(Server(config, files, arguments.cores[0])) for config in configs]
+        for server in servers:
+            server.wait_until_ready(ids, names)
+        task = progress.add_task("turns", total=arguments.turns)
+        taken = measure_turns(
+            servers, ids, names, arguments.turns, arguments.cores[1], lambda: progress.advance(task)
+        )
+    head = {"kind": "turns", "stolen_s": round(stolen_seconds(arguments.cores) - stolen_s, 2), **describe()}
+    with arguments.results.open("a") as results:
+        for record in summary(taken, PLAIN_PEERS):
+            console.print(record)
+            results.write(json.dumps({**head, **record}) + "\n")
 
 
 def measure(arguments: argparse.Namespace, files: Files, console: Console) -> None:
-    """Measure the rounds and append their records."""
+    """Measure one round and append its records."""
     configs = [CONFIGS[name] for name in arguments.servers]
     for config in configs:
         if not config.python(files.work).exists():
@@ -83,11 +112,11 @@ def measure(arguments: argparse.Namespace, files: Files, console: Console) -> No
     ids = asked_ids(max(rows * count for rows, count in DISTINCT.items()))
     scorers = {variant: Scorer.open(files.version(variant)) for variant in COMPRESSED}
     names = scorers[COMPRESSED[0]].encoder.schema.names
-    machine = describe()
+    head = {"round": arguments.round, **describe()}
     with arguments.results.open("a") as results:
 
-        def keep(record: dict, number: int = arguments.round) -> None:
-            results.write(json.dumps({"round": number, **machine, **record}) + "\n")
+        def keep(record: dict) -> None:
+            results.write(json.dumps({**head, **record}) + "\n")
             results.flush()
 
         if not arguments.skip_alone:
@@ -102,8 +131,7 @@ def measure(arguments: argparse.Namespace, files: Files, console: Console) -> No
                 server.wait_until_ready(ids, names)
             for server in servers:
                 server.pause()
-            for number in range(arguments.round, arguments.round + arguments.repeat):
-                load(arguments, files, servers, scorers, ids, names, partial(keep, number=number), console)
+            load(arguments, files, servers, scorers, ids, names, keep, console)
 
 
 def measure_alone(
@@ -156,9 +184,7 @@ def load(
                     url = f"http://127.0.0.1:{server.port}{path}"
                     scorer = scorers.get(server.config.scores or "")
                     before = engine_speed(scorer, ids[:rows]) if scorer else 0.0
-                    stolen_s = stolen_seconds(arguments.cores)
                     found = wrk(script, url, connections, arguments.seconds, arguments.cores[1])
-                    found["stolen_s"] = round(stolen_seconds(arguments.cores) - stolen_s, 2)
                     if scorer:
                         found["engine_rows_per_s"] = (before + engine_speed(scorer, ids[:rows])) / 2
                     cell = {

@@ -18,7 +18,6 @@ FORMS = {
     "oip_json": "JSON tensors",
 }
 CONTROLS = ("empty", "empty_parsed")
-LEAST_CALM_ROUNDS = 10
 Cell = tuple[str, str, int, int]
 
 
@@ -126,18 +125,6 @@ def _paired(loads: dict[Cell, list[dict]], ours: Cell, other: Cell, key: str) ->
     return statistics.median(ratios or [math.inf])
 
 
-def _undisturbed(loads: dict[Cell, list[dict]], ours: Cell, other: Cell) -> str:
-    """Compare the p99 again over the rounds in which the hypervisor took no time from either; "" when they are few."""
-    calm = {cell: [record for record in loads[cell] if record.get("stolen_s") == 0] for cell in (ours, other)}
-    rounds = set.intersection(*({record["round"] for record in found} for found in calm.values()))
-    if len(rounds) < LEAST_CALM_ROUNDS:
-        return ""
-    in_both = {cell: [one for one in found if one["round"] in rounds] for cell, found in calm.items()}
-    return (
-        f" ({_paired(in_both, ours, other, 'p99_ms'):.2f}x in the {len(rounds)} rounds without stolen time)"
-    )
-
-
 def _of_one_row(
     loads: dict[Cell, list[dict]], cells: dict[Cell, dict[str, float]], name: str
 ) -> Iterable[str]:
@@ -189,7 +176,6 @@ def _against(
         answers.append(
             f"{count}: {_paired(loads, ours, fastest, 'requests_per_s'):.1f}x the requests/s of {fastest[0]}, "
             f"{_paired(loads, ours, steadiest, 'p99_ms'):.2f}x the p99 of {steadiest[0]}"
-            f"{_undisturbed(loads, ours, steadiest)}"
         )
     if answers:
         question = f"{name}: {rows:,} rows, {FORMS[form]}, by connections, against the best other server"
