@@ -85,17 +85,19 @@ def take_turns(arguments: argparse.Namespace, files: Files, console: Console) ->
     """Measure one row at one connection in turns and append the records."""
     ids = asked_ids(max(rows * count for rows, count in DISTINCT.items()))
     names = Scorer.open(files.version(COMPRESSED[0])).encoder.schema.names
-    stolen_s = stolen_seconds(arguments.cores)
     with contextlib.ExitStack() as stack, Progress(console=console) as progress:
         configs = [CONFIGS[name] for name in (*COMPRESSED_SERVERS, "empty", *PLAIN_PEERS)]
         servers = [stack.enter_context(Server(config, files, arguments.cores[0])) for config in configs]
         for server in servers:
             server.wait_until_ready(ids, names)
         task = progress.add_task("turns", total=arguments.turns)
+        begin, stolen_s = time.perf_counter(), stolen_seconds(arguments.cores)
         taken = measure_turns(
             servers, ids, names, arguments.turns, arguments.cores[1], lambda: progress.advance(task)
         )
-    head = {"kind": "turns", "stolen_s": round(stolen_seconds(arguments.cores) - stolen_s, 2), **describe()}
+        seconds = time.perf_counter() - begin
+        stolen_s = stolen_seconds(arguments.cores) - stolen_s
+    head = {"kind": "turns", "seconds": round(seconds, 1), "stolen_s": round(stolen_s, 2), **describe()}
     with arguments.results.open("a") as results:
         for record in summary(taken, PLAIN_PEERS):
             console.print(record)
