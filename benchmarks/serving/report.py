@@ -112,17 +112,18 @@ def _turns(turns: dict[tuple[str, str], dict]) -> str:
         "## 1 row per request at 1 connection, in turns",
         "",
         f"Each server gets {REQUESTS} requests in a turn, then the next one, from a client that waits for each answer; "
-        f"all of them run all the time. {one['requests']:,} requests to each server and form, {one['date']} UTC, revision "
-        f"{one['revision']}. The hypervisor took {one['stolen_s']:.1f} s of the {one['seconds']:.0f} s from the two "
-        "cores: in cells of a second it decides the hundredth request, here it meets all alike. In brackets the middle "
-        "95 % over resampled turns.",
+        f"all of them run all the time. {one['requests']:,} requests to each server and form, {one['date']} UTC, "
+        f"revision {one['revision']}. The hypervisor took {one['stolen_s']:.1f} s of the {one['seconds']:.0f} s from "
+        "the two cores: in cells of a second it decides the hundredth request, here it meets all alike. In brackets "
+        "the middle 95 % over resampled turns.",
         "",
-        "| server | body | p50 ms | p90 ms | p99 ms | p99 against the best peer |",
-        "|---|---|---|---|---|---|",
+        "| server | body | requests/s | p50 ms | p90 ms | p99 ms | p99 against the best peer |",
+        "|---|---|---|---|---|---|---|",
     ]
     for (server, form), record in turns.items():
         times = " | ".join(f"{record[f'{p}_ms']:.3f}" for p in ("p50", "p90", "p99"))
-        lines.append(f"| {server} | {FORMS[form]} | {times} | {_against_steadiest(record)} |")
+        rate = _short(record["requests_per_s"])
+        lines.append(f"| {server} | {FORMS[form]} | {rate} | {times} | {_against_steadiest(record)} |")
     return "\n".join(lines)
 
 
@@ -204,12 +205,15 @@ def _against(
             continue
         fastest = max(others, key=lambda peer: others[peer]["requests_per_s"])
         steadiest = min(others, key=lambda peer: others[peer]["p99_ms"])
+        rate = _paired(loads, ours, fastest, "requests_per_s")
         p99 = f"{_paired(loads, ours, steadiest, 'p99_ms'):.2f}x the p99 of {steadiest[0]}"
         if (rows, count) == (1, 1) and (name, form) in turns:
-            p99 = f"in turns {_against_steadiest(turns[name, form])}"
-        answers.append(
-            f"{count}: {_paired(loads, ours, fastest, 'requests_per_s'):.1f}x the requests/s of {fastest[0]}, {p99}"
-        )
+            fastest = max(
+                (cell for cell in turns if cell[0] in peers), key=lambda c: turns[c]["requests_per_s"]
+            )
+            rate = turns[name, form]["requests_per_s"] / turns[fastest]["requests_per_s"]
+            p99 = f"{_against_steadiest(turns[name, form])}, both in turns"
+        answers.append(f"{count}: {rate:.1f}x the requests/s of {fastest[0]}, {p99}")
     if answers:
         question = f"{name}: {rows:,} rows, {FORMS[form]}, by connections, against the best other server"
         yield f"| {question} | {'; '.join(answers)} |"

@@ -60,7 +60,7 @@ def measure_turns(
 
 
 def summary(taken: dict[Cell, NDArray[np.float64]], peers: Sequence[str]) -> list[dict]:
-    """Percentiles of every cell, and its p99 to that of each peer with the middle 95 % over resampled turns."""
+    """Rate and percentiles of every cell, its p99 to that of each peer with the middle 95 % over resampled turns."""
     turns = len(next(iter(taken.values())))
     drawn = np.random.default_rng(0).integers(0, turns, (RESAMPLES, turns))
     resampled = {
@@ -78,6 +78,7 @@ def summary(taken: dict[Cell, NDArray[np.float64]], peers: Sequence[str]) -> lis
                 "server": cell[0],
                 "form": cell[1],
                 "requests": times.size,
+                "requests_per_s": round(1000 / float(times.mean()), 1),
                 **{f"p{p}_ms": round(float(np.percentile(times, p)), 3) for p in PERCENTILES},
                 "p99_ratios": ratios,
             }
