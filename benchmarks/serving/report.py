@@ -144,7 +144,7 @@ def _verdicts(
     peers = [name for name in CONFIGS if name not in (*OURS, *CONTROLS)]
     for rows in sorted({cell[2] for cell in cells}):
         for name in OURS:
-            for form in ("columns", "arrow", "binary"):
+            for form in ("columns", "rows", "arrow", "binary"):
                 lines += _against(loads, cells, turns, name, peers, rows, form)
     return "\n".join(lines)
 
