@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -70,6 +71,8 @@ def main() -> None:
         records = [json.loads(line) for line in arguments.results.read_text().splitlines()]
         REPORT.write_text(report(records))
         return
+    # An end by a signal ends the servers too: the blocks that started them are left one by one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if shutil.which("wrk") is None:
         sys.exit("wrk is needed: apt-get install wrk")
     console = Console(stderr=True)

@@ -39,17 +39,18 @@ def measure_turns(
         for server in servers
         for form in server.config.paths
     }
-    taken = {cell: np.empty((turns, REQUESTS)) for cell in connections}
+    cells = list(connections)
+    taken = {cell: np.empty((turns, REQUESTS)) for cell in cells}
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     gc.disable()
     try:
         for turn in range(turns):
-            for cell in np.random.default_rng(turn).permutation(list(connections)):
-                connection = connections[cell[0], cell[1]]
+            for number in np.random.default_rng(turn).permutation(len(cells)):
+                connection = connections[cells[number]]
                 for _ in range(SKIPPED):
                     connection.ask()
-                taken[cell[0], cell[1]][turn] = [connection.ask() for _ in range(REQUESTS)]
+                taken[cells[number]][turn] = [connection.ask() for _ in range(REQUESTS)]
             advance()
     finally:
         gc.enable()

@@ -20,19 +20,17 @@ MAX_ELEMENTS = 2**40
 
 def check_shape(name: str, shape: Any) -> tuple[int, ...]:
     """Return the shape as a tuple; raise BadTensor unless it is a list of non-negative integers."""
-    elements = 1
-    if isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS:
-        for size in shape:
-            if type(size) is not int or not 0 <= size < 2**31:
-                break
-            elements *= max(size, 1)
-        else:
-            if elements <= MAX_ELEMENTS:
-                return tuple(shape)
-    raise BadTensor(
-        f"input '{name}': shape must be a list of at most {MAX_DIMENSIONS} non-negative integers "
-        f"for at most {MAX_ELEMENTS} elements"
-    )
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_DIMENSIONS
+        or not all(type(size) is int and 0 <= size < 2**31 for size in shape)
+        or math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS
+    ):
+        raise BadTensor(
+            f"input '{name}': shape must be a list of at most {MAX_DIMENSIONS} non-negative integers "
+            f"for at most {MAX_ELEMENTS} elements"
+        )
+    return tuple(shape)
 
 
 def from_json(name: str, shape: tuple[int, ...], data: Any) -> Integers:

@@ -87,7 +87,10 @@ class BatchLayout:
         fault = _kernels()[1](
             data,
             len(data),
-            *message[7:11],
+            message.nodes_at,
+            message.nodes,
+            message.buffers_at,
+            message.buffers,
             message.body_at,
             message.body_bytes,
             message.length,
