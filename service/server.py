@@ -10,10 +10,10 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.ahead import Ahead
 from service.app import FLUSH_SECONDS, create_app
+from service.http.protocol import ServiceProtocol
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
@@ -88,7 +88,7 @@ def build_server(
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=HttpToolsProtocol,
+        http=ServiceProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -1,0 +1,1 @@
+"""What wraps a request: the connection it comes on."""
