@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from model_store.errors import IntegrityError, InvalidName, ManifestError
 from model_store.manifest import SCHEMA_VERSION, Manifest
-from model_store.names import MANIFEST_FILE, check_file
+from model_store.names import FILE, MANIFEST_FILE
 from model_store.pacing import is_paced, pause
 from model_store.strict_json import parse_object
 from model_store.tensors import Array, map_open_tensors, open_regular
@@ -132,7 +132,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         manifest = Manifest.model_validate_json(data, strict=True)
         pause()
         for name in manifest.files:
-            check_file(name)
+            FILE.check(name)
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

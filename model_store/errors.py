@@ -17,7 +17,7 @@ class NotFound(StoreError):
     """A model, version or label that the store does not have."""
 
 
-class InvalidName(StoreError):
+class InvalidName(StoreError, ValueError):
     """A name that no model, version or label may have."""
 
 

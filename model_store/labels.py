@@ -5,10 +5,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_store.errors import ManifestError, NotFound
+from model_store.names import LabelName, VersionText
 from model_store.strict_json import parse_object
-
-_LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-_Version = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$")]
 
 
 class Labels(BaseModel):
@@ -16,7 +14,7 @@ class Labels(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    labels: dict[_LabelName, _Version] = {}
+    labels: dict[LabelName, VersionText] = {}
     revision: Annotated[int, Field(ge=0)] = 0
 
     def pointing_to(self, version: int) -> list[str]:

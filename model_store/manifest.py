@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from model_store.names import ModelName, VersionText
+
 SCHEMA_VERSION: Literal[1] = 1
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 
@@ -130,8 +131,8 @@ class Manifest(Draft):
     """`manifest.json`: the draft plus identity and the digest of every other file."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    model: Name
-    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$")]
+    model: ModelName
+    version: VersionText
     created: str
     files: dict[str, FileEntry]
 

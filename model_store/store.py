@@ -12,16 +12,7 @@ from model_store.artifact import open_artifact, parse_manifest, read_manifest
 from model_store.errors import Conflict, IntegrityError, NotFound, StoreError
 from model_store.labels import Labels, parse_labels
 from model_store.manifest import Draft, FileEntry, Manifest
-from model_store.names import (
-    LABELS_FILE,
-    MANIFEST_FILE,
-    check_file,
-    check_label,
-    check_model,
-    check_version,
-    is_model,
-    is_version,
-)
+from model_store.names import FILE, LABEL, LABELS_FILE, MANIFEST_FILE, MODEL, VERSION
 from model_store.storage import LocalStorage, Storage, sync_folder
 from model_store.tensors import open_regular
 
@@ -42,16 +33,16 @@ class ModelStore:
 
     def models(self) -> list[str]:
         """Return the names of the models that have a version, in alphabetical order."""
-        return [name for name in self._storage.folders("") if is_model(name) and self.versions(name)]
+        return [name for name in self._storage.folders("") if MODEL.fits(name) and self.versions(name)]
 
     def versions(self, model: str) -> list[int]:
         """Return the versions of `model`, oldest first; none when there is no such model."""
-        names = self._storage.folders(check_model(model))
-        return sorted(int(name) for name in names if is_version(name))
+        names = self._storage.folders(MODEL.check(model))
+        return sorted(int(name) for name in names if VERSION.fits(name))
 
     def path(self, model: str, version: int) -> Path:
         """Return the directory of a version; raise NotFound when it is absent, IntegrityError for a link."""
-        folder = f"{check_model(model)}/{check_version(version)}"
+        folder = f"{MODEL.check(model)}/{VERSION.check(str(version))}"
         try:
             return self._storage.local(folder)
         except NotFound:
@@ -72,17 +63,17 @@ class ModelStore:
         A bare name means the label `stable`, or the newest version without that label. Raises NotFound.
         """
         model, separator, selector = reference.partition("@")
-        check_model(model)
+        MODEL.check(model)
         versions = self.versions(model)
         if not versions:
             raise NotFound(f"there is no model '{model}'; models: {', '.join(self.models()) or 'none'}")
         labels = self.labels(model).labels
         if not separator:
             version = int(labels.get(DEFAULT_LABEL, versions[-1]))
-        elif is_version(selector):
+        elif VERSION.fits(selector):
             version = int(selector)
         else:
-            if check_label(selector) not in labels:
+            if LABEL.check(selector) not in labels:
                 raise NotFound(f"model '{model}' has no label '{selector}'; {self._choices(model)}")
             version = int(labels[selector])
         if version not in versions:
@@ -91,7 +82,7 @@ class ModelStore:
 
     def labels(self, model: str) -> Labels:
         """Return the labels of `model`, none at revision 0 before the first was set."""
-        path = f"{check_model(model)}/{LABELS_FILE}"
+        path = f"{MODEL.check(model)}/{LABELS_FILE}"
         data = self._storage.read(path)
         return Labels() if data is None else parse_labels(data, path)
 
@@ -101,7 +92,7 @@ class ModelStore:
         Raises NotFound for an unknown version and Conflict when `expected_revision` is given and is not the
         current one. A label that points there already keeps its revision.
         """
-        check_label(label)
+        LABEL.check(label)
         self.path(model, version)
         with self._storage.locked(model):
             self.path(model, version)
@@ -109,7 +100,7 @@ class ModelStore:
 
     def remove_label(self, model: str, label: str, expected_revision: int | None = None) -> Labels:
         """Remove `label` and return the labels after it; raise NotFound or Conflict as `set_label` does."""
-        check_label(label)
+        LABEL.check(label)
         if not self.versions(model):
             raise NotFound(f"there is no model '{model}'")
         with self._storage.locked(model):
@@ -142,7 +133,7 @@ class ModelStore:
         can; when it raises, nothing is published. Raises IntegrityError when `directory` holds anything but
         regular files and ManifestError when a file that the format requires is missing.
         """
-        check_model(model)
+        MODEL.check(model)
         staged = self._storage.stage(model)
         try:
             files = _copy_files(directory, staged)
@@ -174,7 +165,7 @@ class ModelStore:
 
     def _next_version(self, model: str) -> int:
         names = (name.removeprefix(_TOMBSTONE) for name in self._storage.folders(model))
-        return 1 + max((int(name) for name in names if is_version(name)), default=0)
+        return 1 + max((int(name) for name in names if VERSION.fits(name)), default=0)
 
     def _choices(self, model: str) -> str:
         versions = ", ".join(map(str, self.versions(model))) or "none"
@@ -190,7 +181,7 @@ def _copy_files(directory: Path, staged: Path) -> dict[str, FileEntry]:
         raise StoreError(f"{directory}: cannot be listed ({problem.strerror})") from None
     files = {}
     for entry in entries:
-        check_file(entry.name)
+        FILE.check(entry.name)
         digest = hashlib.sha256()
         size = 0
         with open_regular(Path(entry.path)) as source, (staged / entry.name).open("xb") as target:

@@ -179,7 +179,7 @@ def _validation_problem(request: Request, error: Exception) -> Response:
 
 def _fault(entry: dict[str, Any]) -> Fault:
     place = [str(part) for part in entry["loc"] if part != "body"]
-    return Fault("#/" + "/".join(place), entry["msg"])
+    return Fault("#/" + "/".join(place), entry["msg"].removeprefix("Value error, "))
 
 
 def _respond(request: Request, problem: Problem) -> Response:

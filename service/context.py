@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,12 +11,12 @@ from typing import Any, cast
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model_store.names import REQUEST_ID
 from service.errors import BadHeader, problem_kind, problem_of, problem_response
 from service.lifecycle import Lifecycle
 from service.telemetry.metrics import Metrics
 from service.telemetry.tally import Tally
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Probes, scrapes and the page are called every few seconds by machines; logging them would bury the requests.
 UNLOGGED_ROUTES = frozenset(
     {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/dashboard"}
@@ -77,7 +76,7 @@ class ContextMiddleware:
             if name == b"x-request-id":
                 given = value.decode("latin-1")
                 break
-        valid = given is None or REQUEST_ID.fullmatch(given) is not None
+        valid = given is None or REQUEST_ID.fits(given)
         context = RequestContext(
             given if given is not None and valid else new_request_id(),
             time.perf_counter(),
@@ -101,7 +100,7 @@ class ContextMiddleware:
 
         try:
             if not valid:
-                raise BadHeader("X-Request-ID must match ^[A-Za-z0-9._:-]{1,128}$")
+                raise BadHeader(f"X-Request-ID must be {REQUEST_ID.meaning}")
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if status:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_store.names import LabelName, ModelName
+
 PREFIX = "SLIMCTR_"
 # Variables with our prefix that are not settings of the service: the data root of the tools and tests.
 OTHER_VARIABLES = frozenset({"SLIMCTR_DATA"})
@@ -34,8 +36,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
 
     store: Path = Path("models")
-    default_model: str | None = None
-    required_labels: tuple[str, ...] = ("stable",)
+    default_model: ModelName | None = None
+    required_labels: tuple[LabelName, ...] = ("stable",)
     experiment: Path | None = None
     state_url: str = "sqlite:///state/slimctr.sqlite3"
     model_control: Literal["none", "explicit"] = "none"

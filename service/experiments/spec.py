@@ -1,13 +1,13 @@
 """The experiment file: YAML in, one frozen and checked `ExperimentSpec` out."""
 
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from model_store.names import LABEL, VERSION, ExperimentName, ModelName
 from slimctr.errors import ConfigError
 
 # A row stays undecided this long after its click window, so that clicks under way can still arrive.
@@ -15,10 +15,6 @@ MATURITY_SLACK_S = 900.0
 # The variant name of requests that ask for a version themselves.
 PINNED = "pinned"
 
-VERSION_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
-LABEL = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,127}")
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -29,7 +25,7 @@ class _Section(BaseModel):
 class VariantSpec(_Section):
     """One option of the test: its name, the version (number or label) that serves it, its share of units."""
 
-    name: Name
+    name: ExperimentName
     version: int | str
     weight: Share
 
@@ -37,11 +33,14 @@ class VariantSpec(_Section):
     @classmethod
     def _number_or_label(cls, value: Any) -> int | str:
         text = str(value)
-        if isinstance(value, int | str) and VERSION_NUMBER.fullmatch(text):
+        if isinstance(value, int | str) and VERSION.fits(text):
             return int(text)
-        if isinstance(value, str) and LABEL.fullmatch(text):
+        if isinstance(value, str) and LABEL.fits(text):
             return value
-        raise ValueError(f"{value!r} is neither a version number (1, 2, ...) nor a label such as stable")
+        raise ValueError(
+            f"{value!r} is neither a version (1, 2, ...) nor a label: use {LABEL.meaning}; "
+            "write a label in quotes that YAML reads as something else"
+        )
 
     @field_validator("name")
     @classmethod
@@ -56,17 +55,17 @@ class VariantSpec(_Section):
 class ShadowSpec(_Section):
     """Which variant also scores a share of the default's requests, off the response path."""
 
-    variant: Name
+    variant: ExperimentName
     percent: Annotated[float, Field(gt=0, le=100)]
 
 
 class ExperimentSpec(_Section):
     """A weighted split of a model's units over variants, with an optional shadow; times are seconds."""
 
-    key: Name
-    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    key: ExperimentName
+    model: ModelName
     variants: Annotated[tuple[VariantSpec, ...], Field(min_length=1, max_length=16)]
-    default: Name
+    default: ExperimentName
     seed: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,256}$")]
     coverage: Share = 1.0
     shadow: ShadowSpec | None = None

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
+from model_store.names import UnitId
 from service.experiments import Experiments
 
 router = APIRouter(prefix="/v1/experiments", tags=["experiments"])
@@ -38,8 +39,6 @@ async def results(request: Request, key: str) -> Response:
 
 
 @router.get("/{key}/assignment", summary="The variant of a unit")
-async def assignment(
-    request: Request, key: str, unit_id: Annotated[str, Query(pattern=r"^[\x20-\x7e]{1,256}$")]
-) -> Response:
+async def assignment(request: Request, key: str, unit_id: Annotated[UnitId, Query()]) -> Response:
     """Return bucket, variant and version of a unit; asking is not an exposure."""
     return _json(_running(request).explain(key, unit_id))

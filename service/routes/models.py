@@ -5,14 +5,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request
 
 from model_store.manifest import Manifest
+from model_store.names import ModelName, VersionText
 from service.auth import requires
 from service.errors import ModelControlDisabled, UnknownName
 from service.pool import Pool
 from service.versions import Version
 from service.wire.documents import ModelAnswer, ModelsAnswer, StateAnswer, VersionAnswer, VersionBytes
 
-ModelName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-VersionNumber = Annotated[str, Path(pattern=r"^[1-9][0-9]{0,17}$")]
+Model = Annotated[ModelName, Path()]
+VersionNumber = Annotated[VersionText, Path()]
 
 router = APIRouter(tags=["models"], dependencies=[Depends(requires("infer"))])
 control = APIRouter(tags=["models"], dependencies=[Depends(requires("admin"))])
@@ -27,7 +28,7 @@ async def models(request: Request) -> ModelsAnswer:
 
 
 @router.get("/v1/models/{model}")
-async def model(request: Request, model: ModelName) -> ModelAnswer:
+async def model(request: Request, model: Model) -> ModelAnswer:
     """Return one model."""
     pool: Pool = request.app.state.pool
     if not await pool.catalog.versions(model):
@@ -39,7 +40,7 @@ async def model(request: Request, model: ModelName) -> ModelAnswer:
 
 
 @control.post("/v1/models/{model}/versions/{version}/load")
-async def load(request: Request, model: ModelName, version: VersionNumber) -> StateAnswer:
+async def load(request: Request, model: Model, version: VersionNumber) -> StateAnswer:
     """Load one version; answers when it is READY."""
     _check_model_control(request)
     pool: Pool = request.app.state.pool
@@ -48,7 +49,7 @@ async def load(request: Request, model: ModelName, version: VersionNumber) -> St
 
 
 @control.post("/v1/models/{model}/versions/{version}/unload")
-async def unload(request: Request, model: ModelName, version: VersionNumber) -> StateAnswer:
+async def unload(request: Request, model: Model, version: VersionNumber) -> StateAnswer:
     """Unload one version after its last request; 409 while a label or an experiment needs it."""
     _check_model_control(request)
     pool: Pool = request.app.state.pool

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
 
+from model_store.names import LABEL, UNIT_ID, VERSION, ModelName, VersionText
 from service.auth import authorize, requires
 from service.context import context_of
 from service.errors import BadJson, BadRequest, ModelControlDisabled, NotOffered, NotReady, UnknownName
@@ -19,12 +20,12 @@ from service.pool import Pool
 from service.routes.direct import DirectResponse, DirectRoute
 from service.settings import Settings
 from service.versions import PROTOCOL_STATES, State, Version
-from service.wire import oip, oip_models, v1
+from service.wire import oip, oip_models
 
 JSON_LENGTH = "inference-header-content-length"
 
-ModelName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-VersionNumber = Annotated[str, Path(pattern=r"^[1-9][0-9]{0,17}$")]
+Model = Annotated[ModelName, Path()]
+VersionNumber = Annotated[VersionText, Path()]
 Document = dict[str, Any]
 
 INFER_BODY = {
@@ -101,8 +102,8 @@ async def _infer(request: Request, version: str | None) -> Response:
     target = Target(
         request.path_params["model"],
         None if version is None else _number(version),
-        asked.text("label", v1.MODEL_NAME),
-        asked.text("unit_id", v1.UNIT_ID),
+        asked.text("label", LABEL),
+        asked.text("unit_id", UNIT_ID),
     )
     with inference.chosen(context, target, "v2") as choice:
         inference.require_one_encoding(choice)
@@ -119,7 +120,7 @@ async def _infer(request: Request, version: str | None) -> Response:
 
 
 def _number(version: str) -> int:
-    if v1.VERSION.fullmatch(version) is None:
+    if not VERSION.fits(version):
         raise UnknownName(f"'{version[:40]}' is no version: versions are positive integers")
     return int(version)
 
@@ -132,21 +133,21 @@ async def all_statistics(request: Request) -> Document:
 
 
 @models.get("/v2/models/{model}/stats")
-async def model_statistics(request: Request, model: ModelName) -> Document:
+async def model_statistics(request: Request, model: Model) -> Document:
     """Return the statistics of every READY version of a model."""
     pool: Pool = request.app.state.pool
     return _statistics(pool.served_versions(model))
 
 
 @models.get("/v2/models/{model}/versions/{version}/stats")
-async def version_statistics(request: Request, model: ModelName, version: VersionNumber) -> Document:
+async def version_statistics(request: Request, model: Model, version: VersionNumber) -> Document:
     """Return the statistics of one version."""
     pool: Pool = request.app.state.pool
     return _statistics([pool.version(model, int(version))])
 
 
 @models.get("/v2/models/{model}/ready")
-async def model_ready(request: Request, model: ModelName) -> Document:
+async def model_ready(request: Request, model: Model) -> Document:
     """Return 200 when requests for the model are answered: 404 when it is unknown, 503 when it is not ready."""
     pool: Pool = request.app.state.pool
     if not any(version.state is State.READY for version in pool.served_versions(model)):
@@ -155,7 +156,7 @@ async def model_ready(request: Request, model: ModelName) -> Document:
 
 
 @models.get("/v2/models/{model}/versions/{version}/ready")
-async def version_ready(request: Request, model: ModelName, version: VersionNumber) -> Document:
+async def version_ready(request: Request, model: Model, version: VersionNumber) -> Document:
     """Return 200 when the version answers."""
     pool: Pool = request.app.state.pool
     pool.version(model, int(version)).ready()
@@ -164,7 +165,7 @@ async def version_ready(request: Request, model: ModelName, version: VersionNumb
 
 @models.get("/v2/models/{model}")
 @models.get("/v2/models/{model}/versions/{version}")
-async def metadata(request: Request, model: ModelName, version: VersionNumber | None = None) -> Document:
+async def metadata(request: Request, model: Model, version: VersionNumber | None = None) -> Document:
     """Return the tensors of a model and its loaded versions."""
     pool: Pool = request.app.state.pool
     schema = pool.schema(model, None if version is None else int(version))
@@ -173,7 +174,7 @@ async def metadata(request: Request, model: ModelName, version: VersionNumber | 
 
 @models.get("/v2/models/{model}/config")
 @models.get("/v2/models/{model}/versions/{version}/config")
-async def config(request: Request, model: ModelName, version: VersionNumber | None = None) -> Document:
+async def config(request: Request, model: Model, version: VersionNumber | None = None) -> Document:
     """Return the model configuration."""
     pool: Pool = request.app.state.pool
     settings: Settings = request.app.state.settings
@@ -200,7 +201,7 @@ async def index(request: Request) -> list[Document]:
 
 
 @repository.post("/v2/repository/models/{model}/load")
-async def load(request: Request, model: ModelName) -> Document:
+async def load(request: Request, model: Model) -> Document:
     """Load what labels and experiments need of a model, else its newest version; answers when it is READY."""
     _check_model_control(request)
     parameters = (await _body(request)).get("parameters", {})
@@ -214,7 +215,7 @@ async def load(request: Request, model: ModelName) -> Document:
 
 
 @repository.post("/v2/repository/models/{model}/unload")
-async def unload(request: Request, model: ModelName) -> Document:
+async def unload(request: Request, model: Model) -> Document:
     """Unload every version of a model after its last request."""
     _check_model_control(request)
     await _body(request)

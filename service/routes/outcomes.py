@@ -9,6 +9,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from model_store.names import OutcomeId, RequestId
 from service.errors import BadJson, Fault, InvalidInput, TooLarge
 from service.experiments import Experiments, Outcome
 from service.intake import check_content_type, read_body
@@ -28,8 +29,8 @@ class OutcomeItem(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    outcome_id: Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,256}$")]
-    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+    outcome_id: OutcomeId
+    request_id: RequestId
     index: Annotated[int, Field(ge=0, strict=True)]
     clicked: Literal[0, 1]
     occurred_at: Seconds | AwareDatetime = Field(

@@ -1,14 +1,12 @@
 """The bodies of `/v1` as pydantic models: they document the API and check nothing on the scoring path."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model_store.names import LabelName, ModelName, RequestId, UnitId, VersionText
+
 Value = str | int | float | list[str | int] | None
-UnitId = Annotated[
-    str, Field(pattern=r"^[ -~]{1,256}$", description="hashed identity that keeps its variant")
-]
-RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 
 
 class _Body(BaseModel):
@@ -20,12 +18,10 @@ def _example(**body: Any) -> ConfigDict:
 
 
 class _Predict(_Body):
-    model: str | None = Field(None, description="default: the configured or only model")
-    version: Annotated[str | None, Field(pattern=r"^[1-9][0-9]{0,17}$", description="pins one version")] = (
-        None
-    )
-    label: str | None = Field(None, description="default: the experiment decides, else `stable`")
-    unit_id: UnitId | None = None
+    model: ModelName | None = Field(None, description="default: the configured or only model")
+    version: VersionText | None = Field(None, description="pins one version")
+    label: LabelName | None = Field(None, description="default: the experiment decides, else `stable`")
+    unit_id: UnitId | None = Field(None, description="hashed identity that keeps its variant")
     request_id: RequestId | None = None
     include: list[Literal["logits", "oov_rows", "timing"]] | None = None
 

@@ -1,6 +1,5 @@
 """Reads and writes infer bodies of the Open Inference Protocol: JSON, and JSON followed by binary tensors."""
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from model_store.names import NameRule
 from service.errors import BadHeader, BadJson, BadRequest, BadTensor, NotOffered, TooLarge
 from service.wire.tensors import DATATYPE, ITEM_BYTES, Integers, check_shape, from_bytes, from_json
 from slimctr.errors import FeatureError
@@ -44,11 +44,11 @@ class Infer(NamedTuple):
             return len(self.inputs[IDS])
         return next((len(t) - 1 for name, t in self.inputs.items() if name.endswith(".offsets")), 0)
 
-    def text(self, name: str, allowed: re.Pattern[str]) -> str | None:
+    def text(self, name: str, rule: NameRule) -> str | None:
         """Return a string parameter; raise BadRequest when it is something else."""
         value = self.parameters.get(name)
-        if value is not None and not (isinstance(value, str) and allowed.fullmatch(value)):
-            raise BadRequest(f"parameter '{name}' must be a string that matches ^{allowed.pattern}$")
+        if value is not None and not (isinstance(value, str) and rule.fits(value)):
+            raise BadRequest(f"parameter '{name}' must be a string of {rule.meaning}")
         return value
 
     @property

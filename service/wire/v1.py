@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,15 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from model_store.names import LABEL, MODEL, REQUEST_ID, UNIT_ID, VERSION, NameRule
 from service.errors import MAX_LISTED_FAULTS, BadJson, Fault, InvalidInput, TooLarge
 from service.wire.forms import Batches, Columns, Form, Row, Rows, Scanned, Slate, pointer_to
 from slimctr.features import EncodedBatch
 from slimctr.native.json_table import scan_json
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-VERSION = re.compile(r"[1-9][0-9]{0,17}")
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-UNIT_ID = re.compile(r"[ -~]{1,256}")
 INCLUDES = frozenset({"logits", "oov_rows", "timing"})
 FORMS = ("instances", "columns", "context", "candidates")
 SLATE = ("context", "candidates")
@@ -70,17 +66,17 @@ def read_document(document: Any, found: Scanned | Batches | None, max_rows: int)
     form = _read_form(document, faults) if found is None else found
     if found is not None:
         _check_alone(document, faults)
-    version = _text(document, "version", VERSION, "a positive integer as a string", faults)
-    label = _text(document, "label", MODEL_NAME, "a label name", faults)
+    version = _text(document, "version", VERSION, faults)
+    label = _text(document, "label", LABEL, faults)
     if version is not None and label is not None:
         faults.append(Fault("#/label", "label and version exclude each other"))
     request = Predict(
         form=form or Rows([]),
-        model=_text(document, "model", MODEL_NAME, "a model name", faults),
+        model=_text(document, "model", MODEL, faults),
         version=None if version is None else int(version),
         label=label,
-        unit_id=_text(document, "unit_id", UNIT_ID, "1 to 256 printable ASCII characters", faults),
-        request_id=_text(document, "request_id", REQUEST_ID, "1 to 128 of A-Z a-z 0-9 . _ : -", faults),
+        unit_id=_text(document, "unit_id", UNIT_ID, faults),
+        request_id=_text(document, "request_id", REQUEST_ID, faults),
         include=_includes(document.get("include"), faults),
     )
     if faults:
@@ -233,14 +229,12 @@ def _objects(document: Row, member: str, faults: list[Fault]) -> list[Row] | Non
     return None if wrong else values
 
 
-def _text(
-    document: Row, member: str, allowed: re.Pattern[str], meaning: str, faults: list[Fault]
-) -> str | None:
+def _text(document: Row, member: str, rule: NameRule, faults: list[Fault]) -> str | None:
     value = document.get(member)
     if value is None:
         return None
-    if not isinstance(value, str) or allowed.fullmatch(value) is None:
-        faults.append(Fault(pointer_to(member), f"must be {meaning}"))
+    if not isinstance(value, str) or rule.pattern.fullmatch(value) is None:
+        faults.append(Fault(pointer_to(member), f"must be a string of {rule.meaning}"))
         return None
     return value
 

@@ -13,7 +13,7 @@ import torch
 from model_store.artifact import GOLDEN_FILE, NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
 from model_store.errors import StoreError
 from model_store.manifest import Draft, Manifest, Network
-from model_store.names import check_label, check_model
+from model_store.names import LABEL, MODEL
 from model_store.store import ModelStore
 from model_store.tensors import write_tensors
 from slimctr.clicklogs import Dataset, Split
@@ -74,9 +74,9 @@ def publish_run(
     float32 tables |Δprobability| at most 1e-5. `data` is the data set of the run (None: where its lineage
     says). Raises ExportError when the run cannot be exported or differs, StoreError when the store refuses.
     """
-    check_model(name)
+    MODEL.check(name)
     if label is not None:
-        check_label(label)
+        LABEL.check(label)
     _require_trained_pairs(run)
     dataset = data_of_run(run, data)
     rows = next(dataset.stream("valid", PARITY_ROWS), None)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from artifacts import SCHEMA, VALUES
 
+from model_store.names import LABEL
 from service.errors import BadHeader, BadJson, BadRequest, BadTensor, NotOffered, ServiceError, TooLarge
 from service.wire import oip, oip_models, tensors
-from service.wire.v1 import MODEL_NAME
 from slimctr.features import Encoder, FeatureSchema, Vocabulary
 
 ENCODER = Encoder(SCHEMA, Vocabulary.build(SCHEMA, VALUES))
@@ -181,7 +181,7 @@ def test_parameters_are_checked_when_they_are_used() -> None:
     with pytest.raises(BadRequest, match="timeout"):
         _ = infer.timeout_us
     with pytest.raises(BadRequest, match="label"):
-        infer.text("label", MODEL_NAME)
+        infer.text("label", LABEL)
 
 
 def test_metadata_and_configuration_name_the_same_tensors() -> None:
