@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -44,11 +43,14 @@ def scoring_user(
             """Send the next call; an answer that is wrong counts as a failure."""
             call = calls[self._next % len(calls)]
             self._next += 1
-            request_id = secrets.token_hex(16)
-            headers = {**self._headers, "X-Request-ID": request_id}
             context = {"rows": call.rows}
             with self.client.post(
-                call.path, data=call.body, headers=headers, name="score", catch_response=True, context=context
+                call.path,
+                data=call.body,
+                headers=self._headers,
+                name="score",
+                catch_response=True,
+                context=context,
             ) as response:
                 if response.status_code != 200:
                     response.failure(f"status {response.status_code}")
@@ -58,13 +60,14 @@ def scoring_user(
                     context["wrong"] = True
                     response.failure(f"wrong answer: {complaint}")
                     return
-            self._remember(call, request_id)
+                if call.clicks is not None:
+                    self._remember(call.clicks, response.json()["request_id"])
 
         def on_stop(self) -> None:
             """Send the outcomes that still wait."""
             self._send_outcomes()
 
-        def _remember(self, call: Call, request_id: str) -> None:
+        def _remember(self, clicks: Sequence[int], request_id: str) -> None:
             now = datetime.now(UTC).isoformat()
             self._outcomes += [
                 {
@@ -74,7 +77,7 @@ def scoring_user(
                     "clicked": clicked,
                     "occurred_at": now,
                 }
-                for index, clicked in enumerate(call.clicks or ())
+                for index, clicked in enumerate(clicks)
             ]
             if len(self._outcomes) >= OUTCOMES_PER_CALL:
                 self._send_outcomes()

@@ -185,4 +185,4 @@ def _fault(entry: dict[str, Any]) -> Fault:
 def _respond(request: Request, problem: Problem) -> Response:
     context = context_of(request)
     context.log["slug"] = problem.kind.slug
-    return problem_response(problem, path=request.url.path, request_id=context.request_id)
+    return problem_response(problem, path=request.url.path, request_id=context.trace_id)

@@ -1,4 +1,4 @@
-"""Wraps every HTTP request: its id, its error answer, its log line and its HTTP metric."""
+"""Wraps every HTTP request: its ids, its error answer, its log line and its HTTP metric."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_store.names import REQUEST_ID
-from service.errors import BadHeader, problem_kind, problem_of, problem_response
+from service.errors import problem_kind, problem_of, problem_response
 from service.lifecycle import Lifecycle
 from service.telemetry.metrics import Metrics
 from service.telemetry.tally import Tally
@@ -30,13 +30,27 @@ os.register_at_fork(after_in_child=_unused_ids.clear)
 
 @dataclass(slots=True)
 class RequestContext:
-    """What the layers of one request share; handlers add to `log` what its line should say."""
+    """What the layers of one request share; handlers add to `log` what its line should say.
 
-    request_id: str
+    `trace_id` goes into the log line, the header `X-Request-ID` of the answer and error documents. Callers and proxies
+    repeat theirs for retries and for every call of a page view, so outcomes name the answer by `exposure_id`: a
+    random identifier, or what `name_exposure` was given (then `named`).
+    """
+
+    trace_id: str
+    exposure_id: str
     received_s: float
     under_v2: bool
+    named: bool = False
     log: dict[str, Any] = field(default_factory=dict)
     answered: Callable[[float], None] | None = None
+
+    def name_exposure(self, given: str) -> None:
+        """Take the caller's own identifier of this request; it is the trace id too when no header gave one."""
+        if self.trace_id == self.exposure_id:
+            self.trace_id = given
+        self.exposure_id = given
+        self.named = True
 
 
 def context_of(request: Request) -> RequestContext:
@@ -76,9 +90,11 @@ class ContextMiddleware:
             if name == b"x-request-id":
                 given = value.decode("latin-1")
                 break
-        valid = given is None or REQUEST_ID.fits(given)
+        made_up = new_request_id()
         context = RequestContext(
-            given if given is not None and valid else new_request_id(),
+            # Another format is some proxy's business, no reason to refuse what the client asked for.
+            made_up if given is None or not REQUEST_ID.fits(given) else given,
+            made_up,
             time.perf_counter(),
             path.startswith("/v2/") or path == "/v2",
         )
@@ -91,7 +107,7 @@ class ContextMiddleware:
                 status = message["status"]
                 message["headers"] = headers = [
                     *message.get("headers", ()),
-                    (b"x-request-id", context.request_id.encode()),
+                    (b"x-request-id", context.trace_id.encode()),
                 ]
                 if self._lifecycle.draining:
                     # The client opens its next connection elsewhere instead of meeting a closed one.
@@ -99,20 +115,18 @@ class ContextMiddleware:
             await send(message)
 
         try:
-            if not valid:
-                raise BadHeader(f"X-Request-ID must be {REQUEST_ID.meaning}")
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if status:
-                logger.exception("the answer broke off", extra={"request_id": context.request_id})
+                logger.exception("the answer broke off", extra={"request_id": context.trace_id})
                 raise
             if problem_kind(error).status == 500:
-                logger.exception("internal error", extra={"request_id": context.request_id})
+                logger.exception("internal error", extra={"request_id": context.trace_id})
             problem = problem_of(error, under_v2=context.under_v2)
             context.log["slug"] = problem.kind.slug
             if not problem.faults:  # faults quote feature values, which no log may hold
                 context.log["detail"] = problem.detail
-            await problem_response(problem, path=path, request_id=context.request_id)(
+            await problem_response(problem, path=path, request_id=context.trace_id)(
                 scope, receive, send_with_id
             )
         self._finish(scope, context, status)
@@ -133,7 +147,7 @@ class ContextMiddleware:
             logger.info(
                 "request",
                 extra={
-                    "request_id": context.request_id,
+                    "request_id": context.trace_id,
                     "method": scope["method"],
                     "route": route,
                     "status": status,

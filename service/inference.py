@@ -119,7 +119,6 @@ class Inference:
             assignment = self._experiments.assign(
                 model,
                 unit_id=target.unit_id,
-                request_id=context.request_id,
                 version=target.version,
                 label=target.label,
             )
@@ -136,6 +135,8 @@ class Inference:
             variant=assignment.variant,
             experiment=assignment.experiment,
         )
+        if context.exposure_id != context.trace_id:
+            context.log["exposure_id"] = context.exposure_id
         return Choice(version, serving, assignment, instruments, target, context, self._failed)
 
     async def score(
@@ -210,7 +211,7 @@ class Inference:
             return
         self._experiments.record(
             ScoredRequest(
-                request_id=choice.context.request_id,
+                request_id=choice.context.exposure_id,
                 unit_id=choice.target.unit_id,
                 model=choice.model,
                 assignment=choice.assignment,
@@ -235,10 +236,14 @@ class Inference:
                     self._metrics.input_issues_total.labels(choice.model, fault.issue).inc()
 
 
-def variant_parameters(choice: Choice) -> dict[str, str]:
-    """Return who answered as the string parameters of an Open Inference Protocol response."""
+def answer_parameters(choice: Choice) -> dict[str, str]:
+    """Return the answer's name and who gave it as the string parameters of an Open Inference Protocol response."""
     assignment = choice.assignment
-    parameters = {"variant": assignment.variant, "assignment_reason": assignment.reason}
+    parameters = {
+        "request_id": choice.context.exposure_id,
+        "variant": assignment.variant,
+        "assignment_reason": assignment.reason,
+    }
     if assignment.experiment is not None:
         parameters["experiment"] = assignment.experiment
     return parameters

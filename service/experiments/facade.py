@@ -113,7 +113,6 @@ class Experiments:
         model: str,
         *,
         unit_id: str | None,
-        request_id: str,
         version: int | None = None,
         label: str | None = None,
     ) -> Assignment:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from model_store.names import LABEL, UNIT_ID, VERSION, ModelName, VersionText
+from model_store.names import LABEL, REQUEST_ID, UNIT_ID, VERSION, ModelName, VersionText
 from service.auth import authorize, requires
 from service.context import context_of
 from service.errors import BadJson, BadRequest, ModelControlDisabled, NotOffered, NotReady, UnknownName
-from service.inference import Inference, Target, variant_parameters
+from service.inference import Inference, Target, answer_parameters
 from service.intake import deadline_s, read_body
 from service.pool import Pool
 from service.routes.direct import DirectResponse, DirectRoute
@@ -99,6 +99,9 @@ async def _infer(request: Request, version: str | None) -> Response:
     weight_bytes = oip.weight_bytes(len(body), json_length)
     asked = await inference.decode(weight_bytes, oip.read_infer, body, json_length)
     due_s = deadline_s(header_deadline, asked.timeout_us, received_s, settings)
+    # The protocol allows any text as `id`; one that no outcome could name stays the client's own business.
+    if asked.id is not None and REQUEST_ID.fits(asked.id):
+        context.name_exposure(asked.id)
     target = Target(
         request.path_params["model"],
         None if version is None else _number(version),
@@ -111,7 +114,7 @@ async def _infer(request: Request, version: str | None) -> Response:
         answer = await inference.score(
             choice, asked.rows, weight_bytes, due_s, lambda encoder: oip.encode(asked, encoder)
         )
-        parameters = {**variant_parameters(choice), "oov_ids": sum(answer.batch.oov.tolist())}
+        parameters = {**answer_parameters(choice), "oov_ids": sum(answer.batch.oov.tolist())}
         scores = {"pctr": answer.pctr, "logit": answer.logits}
         content, json_bytes = oip.write_infer(asked, choice.model, choice.version.number, parameters, scores)
     if json_bytes is None:

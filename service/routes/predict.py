@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request, Response
 
 from service.auth import authorize
 from service.context import RequestContext, context_of
-from service.errors import BadHeader
 from service.inference import Answer, Choice, Inference, Target
 from service.intake import JSON, check_content_type, deadline_s, read_body
 from service.routes.direct import DirectResponse, DirectRoute
@@ -50,7 +49,8 @@ async def predict(request: Request) -> Response:
     body = await read_body(request, settings)
     read = arrow.read_predict if is_arrow else v1.read_predict
     asked = await inference.decode(len(body), read, body, settings.max_request_rows)
-    _agree_on_request_id(request, context, asked.request_id)
+    if asked.request_id is not None:
+        context.name_exposure(asked.request_id)
     target = Target(asked.model, asked.version, asked.label, asked.unit_id)
     with inference.chosen(context, target, "v1") as choice:
         answer = await inference.score(
@@ -89,7 +89,7 @@ def _document(
             "reason": assignment.reason,
         }
     document: dict[str, Any] = {
-        "request_id": context.request_id,
+        "request_id": context.exposure_id,
         "model": choice.model,
         "version": str(choice.version.number),
         "label": choice.target.label,
@@ -121,11 +121,3 @@ def _stages_ms(answer: Answer) -> dict[str, float]:
 
 def _server_timing(answer: Answer) -> str:
     return ", ".join(f"{stage};dur={ms}" for stage, ms in _stages_ms(answer).items())
-
-
-def _agree_on_request_id(request: Request, context: RequestContext, in_body: str | None) -> None:
-    if in_body is None:
-        return
-    if request.headers.get("x-request-id", in_body) != in_body:
-        raise BadHeader("X-Request-ID and request_id of the body differ; send one of them, or the same")
-    context.request_id = in_body

@@ -10,6 +10,7 @@ import orjson
 # What a record may carry as `extra`. The rest is left out: feature values and keys must never reach a log.
 CONTEXT_FIELDS = (
     "request_id",
+    "exposure_id",
     "trace_id",
     "span_id",
     "model",

@@ -22,7 +22,9 @@ class _Predict(_Body):
     version: VersionText | None = Field(None, description="pins one version")
     label: LabelName | None = Field(None, description="default: the experiment decides, else `stable`")
     unit_id: UnitId | None = Field(None, description="hashed identity that keeps its variant")
-    request_id: RequestId | None = None
+    request_id: RequestId | None = Field(
+        None, description="names the answer in outcomes; default: a random one"
+    )
     include: list[Literal["logits", "oov_rows", "timing"]] | None = None
 
 

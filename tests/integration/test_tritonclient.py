@@ -65,7 +65,7 @@ def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
 
 def test_infer_with_id_version_timeout_and_compression(client: triton.InferenceServerClient) -> None:
     plain = client.infer("ctr", inputs(IDS), request_id="mine")
-    assert plain.get_response()["id"] == "mine"
+    assert plain.get_response()["id"] == plain.get_response()["parameters"]["request_id"] == "mine"
     assert plain.get_response()["parameters"]["oov_ids"] >= 1
     assert plain.as_numpy("pctr").shape == (3, 1)
     for algorithm in ("gzip", "deflate"):

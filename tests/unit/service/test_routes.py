@@ -13,6 +13,7 @@ import pytest
 from artifacts import SCHEMA, build_artifact, raw_rows
 from live_service import LiveService, live_service
 
+from model_store.names import REQUEST_ID
 from service.errors import problem_kinds
 from slimctr.scoring import Scorer, sigmoid
 
@@ -157,8 +158,6 @@ def test_compressed_bodies_are_read_and_bombs_are_not(service: LiveService) -> N
     ("headers", "status", "slug"),
     [
         ({"content-type": "text/csv"}, 415, "unsupported-media-type"),
-        ({"x-request-id": "a b"}, 400, "bad-header"),
-        ({"x-request-id": "x" * 129}, 400, "bad-header"),
         ({"x-request-deadline-ms": "soon"}, 400, "bad-header"),
     ],
 )
@@ -168,14 +167,58 @@ def test_a_bad_header_is_refused(
     problem(predict(service, None, **headers), status, slug)
 
 
-def test_request_ids_are_echoed_made_up_or_taken_from_the_body(service: LiveService) -> None:
-    assert predict(service, None, **{"x-request-id": "abc:1"}).headers["x-request-id"] == "abc:1"
-    made_up = {predict(service).headers["x-request-id"] for _ in range(3)}
-    assert len(made_up) == 3
+def test_a_request_without_ids_gets_one_that_is_both(service: LiveService) -> None:
+    answers = [predict(service) for _ in range(3)]
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 3
+    assert all(answer.headers["x-request-id"] == answer.json()["request_id"] for answer in answers)
+
+
+def test_the_body_names_the_answer_and_the_header_the_trace(service: LiveService) -> None:
     body = {"instances": raw_rows(1), "request_id": "from-body"}
     response = predict(service, body)
     assert response.headers["x-request-id"] == response.json()["request_id"] == "from-body"
-    problem(predict(service, body, **{"x-request-id": "other"}), 400, "bad-header")
+    response = predict(service, body, **{"x-request-id": "of-the-proxy"})
+    assert response.headers["x-request-id"] == "of-the-proxy"
+    assert response.json()["request_id"] == "from-body"
+    bodies = [b"{", json.dumps({"instances": [], "request_id": "from-body"}).encode()]
+    for faulty, status, slug in zip(bodies, (400, 422), ("bad-json", "invalid-input"), strict=True):
+        problem(predict(service, faulty, **{"x-request-id": "of-the-proxy"}), status, slug)
+
+
+def test_calls_that_share_a_trace_id_get_names_of_their_own(service: LiveService) -> None:
+    answers = [predict(service, None, **{"x-request-id": "one-page-view"}) for _ in range(3)]
+    assert {answer.headers["x-request-id"] for answer in answers} == {"one-page-view"}
+    names = {answer.json()["request_id"] for answer in answers}
+    assert len(names) == 3
+    assert "one-page-view" not in names
+
+
+ODD_IDS = (
+    *("a b", "x" * 129, "", "{}", "Root=1-67891233-abcdef012345678912345678", "a,b", "ü"),
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01/2",
+)
+
+
+@pytest.mark.parametrize("odd", ODD_IDS)
+def test_no_trace_id_is_a_reason_to_refuse(service: LiveService, odd: str) -> None:
+    headers = {"x-request-id": odd.encode()}
+    routes = ["/livez", "/readyz", "/metrics", "/v1/models", "/v2/health/live", "/v2/health/ready", "/v2"]
+    routes += [
+        "/v2/models/stats",
+        "/v2/models/ctr/ready",
+        "/dashboard/data",
+        "/v1/experiments",
+        "/openapi.json",
+    ]
+    answers = [service.http.get(route, headers=headers) for route in routes]
+    body = json.dumps({"instances": raw_rows(1), "request_id": "mine"}).encode()
+    answers.append(service.http.post("/v1/predict", content=body, headers=headers))
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        assert REQUEST_ID.fits(answer.headers["x-request-id"])
+        assert answer.headers["x-request-id"] != odd
+    missing = service.http.get("/no-such-route", headers=headers)
+    problem(missing, 404, "not-found")
 
 
 def test_a_deadline_that_cannot_be_kept_is_504(service: LiveService) -> None:

@@ -125,7 +125,7 @@ def bench(tmp_path: Path) -> Bench:
 def assign(
     experiments: Experiments, unit_id: str | None = None, model: str = "ctr", **target: Any
 ) -> Assignment:
-    return experiments.assign(model, unit_id=unit_id, request_id="r", **target)
+    return experiments.assign(model, unit_id=unit_id, **target)
 
 
 def scored(request_id: str, assignment: Assignment, rows: int = 2, at: float = NOW) -> ScoredRequest:
