@@ -7,25 +7,36 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request
 
 from service.errors import Forbidden, Unauthenticated
-from service.settings import ApiKey, Scope, Settings
+from service.settings import Scope, Settings
+
+# Credentials of proxies come beside ours; a request has few.
+MAX_CREDENTIALS = 16
 
 
 def authorize(request: Request, scope: Scope) -> None:
-    """Return when the request may use `scope`; raise Unauthenticated or Forbidden.
+    """Return when a key of the request may use `scope`; raise Unauthenticated or Forbidden.
 
-    Every configured digest is compared, each in constant time, so that the time tells nothing about a key.
+    The key that fits counts, whatever else the request presents to others on its way. Every configured digest is
+    compared with every presented key, each in constant time, so that the time tells nothing about a key.
     """
     settings: Settings = request.app.state.settings
     if settings.insecure:
         return
-    digest = hashlib.sha256(_presented_key(request).encode()).hexdigest()
-    matched: ApiKey | None = None
-    for known in settings.api_keys:
-        if hmac.compare_digest(known.sha256, digest):
-            matched = known
-    if matched is None:
-        raise Unauthenticated("the key is not known")
-    if scope not in matched.scopes:
+    presented = _presented_keys(request)
+    is_known = is_allowed = False
+    for key in presented:
+        digest = hashlib.sha256(key).hexdigest()
+        for known in settings.api_keys:
+            if hmac.compare_digest(known.sha256, digest):
+                is_known = True
+                is_allowed |= scope in known.scopes
+    if not is_known:
+        raise Unauthenticated(
+            "the key is not known"
+            if presented
+            else "a key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+        )
+    if not is_allowed:
         raise Forbidden(f"the key lacks the scope '{scope}'")
 
 
@@ -38,14 +49,18 @@ def requires(scope: Scope) -> Callable[[Request], Awaitable[None]]:
     return check
 
 
-def _presented_key(request: Request) -> str:
-    authorization = request.headers.get("authorization")
-    if authorization is not None:
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() == "bearer" and key:
-            return key.strip()
-        raise Unauthenticated("the Authorization header must be 'Bearer KEY'")
-    key = request.headers.get("x-api-key", "")
-    if not key:
-        raise Unauthenticated("a key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
-    return key
+def _presented_keys(request: Request) -> list[bytes]:
+    """Return what may be a key of ours, as UTF-8: each X-API-Key and each bearer token, alone or in a joined list."""
+    keys: dict[bytes, None] = {}
+    for name, value in request.scope["headers"]:
+        if name == b"x-api-key" or name == b"authorization":
+            # Proxies and clients join lines of one name with commas; a key may have some itself.
+            for part in dict.fromkeys((value, *value.split(b",", MAX_CREDENTIALS))):
+                key = part.strip()
+                if name == b"authorization":
+                    scheme, _, key = key.replace(b"\t", b" ").partition(b" ")
+                    key = key.strip() if scheme.lower() == b"bearer" else b""
+                if key:
+                    # Clients write a key in UTF-8, or as Latin-1, which headers once were.
+                    keys.update(dict.fromkeys((key, key.decode("latin-1").encode())))
+    return list(keys)[:MAX_CREDENTIALS]

@@ -113,6 +113,12 @@ class UnsupportedMediaType(ServiceError):
     """A content type or encoding that the path does not read."""
 
 
+class UnsupportedCoding(UnsupportedMediaType):
+    """A content encoding that is not read."""
+
+    headers: Mapping[str, str] = {"Accept-Encoding": "gzip, deflate"}
+
+
 class NotOffered(ServiceError):
     """A protocol extension that this service does not have."""
 

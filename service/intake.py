@@ -1,7 +1,6 @@
 """Reads what a request brings before it is parsed: the body within its limits, and the deadline."""
 
 import asyncio
-import zlib
 from collections.abc import Coroutine, Generator
 from types import coroutine
 from typing import Any, cast
@@ -10,13 +9,13 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from service.errors import BadHeader, BadRequest, ReceiveTimeout, TooLarge, UnsupportedMediaType
+from service.http.content_coding import codings_of, decoded
+from service.http.headers import list_of
 from service.settings import Settings
 
 JSON = "application/json"
-# A small body may grow at most this much when it is decompressed.
+# A body above max_body_bytes once it is decompressed may have grown at most this much.
 MAX_EXPANSION = 100
-# 16 + MAX_WBITS reads gzip, MAX_WBITS reads zlib-wrapped deflate.
-WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 def check_content_type(request: Request, *others: str) -> str:
@@ -39,9 +38,9 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     Raises TooLarge, ReceiveTimeout, UnsupportedMediaType, BadHeader, BadRequest.
     """
     _check_announced_length(request.headers.get("content-length"), settings.max_body_bytes)
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity" and encoding not in WINDOW_BITS:
-        raise UnsupportedMediaType(f"content encoding '{encoding}' is not read; send gzip, deflate or none")
+    codings: tuple[str, ...] = ()
+    if "content-encoding" in request.headers:
+        codings = codings_of(list_of(request, b"content-encoding"))
     reading = _read_messages(request.receive, settings.max_body_bytes)
     try:
         waits_for = reading.send(None)
@@ -55,25 +54,21 @@ async def read_body(request: Request, settings: Settings) -> bytes:
             raise ReceiveTimeout(
                 f"the body did not arrive within {settings.receive_timeout_s} s (receive_timeout_s)"
             ) from error
-    if encoding == "identity":
+    if not codings:
         return body
     # Tens of megabytes take a tenth of a second: too long for the event loop.
-    limit_bytes = min(settings.max_decompressed_bytes, MAX_EXPANSION * len(body))
-    return await asyncio.to_thread(decompress, body, encoding, limit_bytes)
+    return await asyncio.to_thread(decoded, body, codings, *decompressed_limit(len(body), settings))
 
 
-def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Return the plain bytes of a gzip or deflate body; raise TooLarge as soon as they pass `max_bytes`."""
-    reader = zlib.decompressobj(WINDOW_BITS[encoding])
-    try:
-        plain = reader.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise BadRequest(f"the body is not valid {encoding}: {error}") from error
-    if len(plain) > max_bytes:
-        raise TooLarge(f"the decompressed body is above {max_bytes} bytes")
-    if not reader.eof or reader.unused_data:
-        raise BadRequest(f"the {encoding} body is truncated or has bytes behind its end")
-    return plain
+def decompressed_limit(size_bytes: int, settings: Settings) -> tuple[int, str]:
+    """Return how many bytes a compressed body of `size_bytes` may become, and the limit in words."""
+    grown = max(MAX_EXPANSION * size_bytes, settings.max_body_bytes)
+    if grown >= settings.max_decompressed_bytes:
+        return settings.max_decompressed_bytes, f"max_decompressed_bytes ({settings.max_decompressed_bytes})"
+    return grown, (
+        f"{grown} bytes: beyond max_body_bytes ({settings.max_body_bytes}) it may be "
+        f"{MAX_EXPANSION} times the compressed size ({size_bytes})"
+    )
 
 
 def deadline_s(header: str | None, timeout_us: int | None, now: float, settings: Settings) -> float:

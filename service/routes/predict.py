@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.auth import authorize
 from service.context import RequestContext, context_of
+from service.http.headers import list_of, prefers
 from service.inference import Answer, Choice, Inference, Target
 from service.intake import JSON, check_content_type, deadline_s, read_body
 from service.routes.direct import DirectResponse, DirectRoute
@@ -68,11 +69,8 @@ async def predict(request: Request) -> Response:
 
 
 def _answer_form(request: Request) -> tuple[Callable[[Mapping[str, Any]], bytes], bytes]:
-    """Return how to write the answer and its media type: JSON, unless `Accept` names Arrow."""
-    accept = request.headers.get("accept")
-    if accept is not None and arrow.MEDIA_TYPE in (
-        media_range.partition(";")[0].strip() for media_range in accept.lower().split(",")
-    ):
+    """Return how to write the answer and its media type: JSON, unless `Accept` prefers Arrow."""
+    if "accept" in request.headers and prefers(list_of(request, b"accept"), arrow.MEDIA_TYPE, JSON):
         return arrow.write_predict, arrow.MEDIA_TYPE.encode()
     return v1.write_predict, JSON.encode()
 

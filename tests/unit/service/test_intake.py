@@ -1,10 +1,7 @@
-import gzip
-import zlib
-
 import pytest
 
-from service.errors import BadHeader, BadRequest, TooLarge
-from service.intake import deadline_s, decompress
+from service.errors import BadHeader
+from service.intake import deadline_s
 from service.settings import Settings
 
 SETTINGS = Settings(insecure=True, default_deadline_ms=1_000, max_deadline_ms=5_000)
@@ -31,18 +28,3 @@ def test_the_smallest_deadline_counts(header: str | None, timeout_us: int | None
 def test_a_deadline_that_is_no_positive_number_is_refused(header: str) -> None:
     with pytest.raises(BadHeader, match="X-Request-Deadline-Ms"):
         deadline_s(header, None, 0.0, SETTINGS)
-
-
-@pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-def test_compressed_bodies_are_read_whole(encoding: str, compress: object) -> None:
-    body = b'{"instances": []}' * 100
-    packed = compress(body)  # type: ignore[operator]
-    assert decompress(packed, encoding, len(body)) == body
-    with pytest.raises(TooLarge):
-        decompress(packed, encoding, len(body) - 1)
-    with pytest.raises(BadRequest, match="truncated"):
-        decompress(packed[:-4], encoding, len(body))
-    with pytest.raises(BadRequest, match="behind its end"):
-        decompress(packed + b"x", encoding, len(body))
-    with pytest.raises(BadRequest, match="not valid"):
-        decompress(b"plain text", encoding, len(body))

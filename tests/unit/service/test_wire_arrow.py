@@ -71,9 +71,17 @@ def test_json_requests_may_have_arrow_answers(service: LiveService) -> None:
     assert pa.ipc.open_stream(response.content).read_all().num_rows == len(ROWS)
 
 
-@pytest.mark.parametrize("accept", ["*/*", "application/json", "text/html, */*;q=0.1"])
-def test_the_answer_is_json_unless_accept_names_arrow(service: LiveService, accept: str) -> None:
+@pytest.mark.parametrize(
+    "accept", ["*/*", "application/json", "text/html, */*;q=0.1", f"{arrow.MEDIA_TYPE};q=0, application/json"]
+)
+def test_the_answer_is_json_unless_accept_prefers_arrow(service: LiveService, accept: str) -> None:
     assert ask(service, stream(TABLE), accept=accept).headers["content-type"] == "application/json"
+
+
+def test_accept_may_come_on_several_lines(service: LiveService) -> None:
+    lines = [("accept", "application/json;q=0.5"), ("accept", arrow.MEDIA_TYPE)]
+    response = service.http.post("/v1/predict", json={"instances": ROWS}, headers=lines)
+    assert response.headers["content-type"] == arrow.MEDIA_TYPE
 
 
 def test_other_metadata_is_none_of_ours(service: LiveService) -> None:
