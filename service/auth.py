@@ -9,8 +9,8 @@ from fastapi import Request
 from service.errors import Forbidden, Unauthenticated
 from service.settings import Scope, Settings
 
-# Credentials of proxies come beside ours; a request has few.
-MAX_CREDENTIALS = 16
+# Members of joined lines that may be keys, besides every line as a whole; a request has few.
+MAX_CREDENTIALS = 64
 
 
 def authorize(request: Request, scope: Scope) -> None:
@@ -51,16 +51,20 @@ def requires(scope: Scope) -> Callable[[Request], Awaitable[None]]:
 
 def _presented_keys(request: Request) -> list[bytes]:
     """Return what may be a key of ours, as UTF-8: each X-API-Key and each bearer token, alone or in a joined list."""
+    lines = [
+        (name, value)
+        for name, value in request.scope["headers"]
+        if name == b"x-api-key" or name == b"authorization"
+    ]
+    # Proxies and clients join lines of one name with commas; a key may have some itself, so the line comes first.
+    parts = [(name, part) for name, value in lines if b"," in value for part in value.split(b",")]
     keys: dict[bytes, None] = {}
-    for name, value in request.scope["headers"]:
-        if name == b"x-api-key" or name == b"authorization":
-            # Proxies and clients join lines of one name with commas; a key may have some itself.
-            for part in dict.fromkeys((value, *value.split(b",", MAX_CREDENTIALS))):
-                key = part.strip()
-                if name == b"authorization":
-                    scheme, _, key = key.replace(b"\t", b" ").partition(b" ")
-                    key = key.strip() if scheme.lower() == b"bearer" else b""
-                if key:
-                    # Clients write a key in UTF-8, or as Latin-1, which headers once were.
-                    keys.update(dict.fromkeys((key, key.decode("latin-1").encode())))
-    return list(keys)[:MAX_CREDENTIALS]
+    for name, value in (*lines, *parts[:MAX_CREDENTIALS]):
+        key = value.strip()
+        if name == b"authorization":
+            scheme, _, key = key.replace(b"\t", b" ").partition(b" ")
+            key = key.strip() if scheme.lower() == b"bearer" else b""
+        if key:
+            # Clients write a key in UTF-8, or as Latin-1, which headers once were.
+            keys.update(dict.fromkeys((key, key.decode("latin-1").encode())))
+    return list(keys)
