@@ -1,8 +1,8 @@
 """How far floating point may lead a result astray: the bounds that tests allow, from the arithmetic alone.
 
-A sum of n products in a format of unit u (2^-24 for float32) differs from the exact one by at most gamma(n) = n u / (1 - n u)
-times the sum of the magnitudes, whatever the order, the vector width and the use of fused operations (Higham, Accuracy
-and Stability of Numerical Algorithms, 2002, section 3.1). No figure here was read off a CPU.
+A sum of n products in a format of unit u (2^-24 for float32) differs from the exact one by at most
+gamma(n) = n u / (1 - n u) times the sum of the magnitudes, whatever the order, the vector width and the use of fused
+operations (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). No figure is one of a CPU.
 """
 
 from collections.abc import Callable

@@ -133,7 +133,7 @@ def factored(network: str, pair: str = "pair_linear"):
         negative_sampling_rate=0.25,
     )
     model = build_model(spec).eval()
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     for block in model.backbone.mlp.blocks:
         torch.nn.init.normal_(block.norm.running_mean)
