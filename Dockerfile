@@ -50,5 +50,5 @@ USER 10001:10001
 WORKDIR /
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=2s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ[\"SLIMCTR_PORT\"]}/livez', timeout=2)"]
 ENTRYPOINT ["slimctr", "serve"]

@@ -2,9 +2,11 @@
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -33,7 +35,9 @@ class ApiKey(BaseModel):
 class Settings(BaseSettings):
     """The configuration of one service process; docs/serving.md explains every entry."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
     store: Path = Path("models")
     default_model: ModelName | None = None
@@ -69,9 +73,24 @@ class Settings(BaseSettings):
     @field_validator("state_url")
     @classmethod
     def _known_backend(cls, url: str) -> str:
-        if not url.startswith(("sqlite:///", "redis://", "rediss://")):
+        scheme = url.partition(":")[0]  # the rest may hold a password, which no message shows
+        if url.startswith("sqlite:///"):
+            if url == "sqlite:///":
+                raise ValueError("state_url names no file: use sqlite:///PATH")
+        elif url.startswith(("redis://", "rediss://")):
+            try:
+                parts = urlsplit(url)
+                usable = parts.port != 0 and re.fullmatch(r"/?[0-9]*", parts.path)
+            except ValueError:
+                usable = None
+            if not usable:
+                raise ValueError(
+                    f"state_url is no address of a server: use {scheme}://HOST:PORT/DB or "
+                    f"{scheme}://USER:PASSWORD@HOST:PORT/DB, with %2F, %23, %3F and %40 for / # ? @ in a password"
+                )
+        else:
             raise ValueError(
-                f"state_url '{url}' names no known backend: use sqlite:///PATH or redis://HOST:PORT/DB"
+                f"state_url '{scheme}:…' names no known backend: use sqlite:///PATH or redis://HOST:PORT/DB"
             )
         return url
 

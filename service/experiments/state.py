@@ -77,7 +77,13 @@ def open_state(url: str) -> State:
         return SqliteState(Path(url.removeprefix("sqlite:///")))
     if url.startswith(("redis://", "rediss://")):
         # Imported here: the client costs a scoring process memory that it needs with Redis only.
+        from redis import ConnectionPool
+
         from service.experiments.redis import RedisState
 
+        try:
+            ConnectionPool.from_url(url).make_connection()
+        except (TypeError, ValueError) as error:
+            raise ConfigError("state_url has an option after '?' that the Redis client cannot use") from error
         return RedisState(url)
     raise ConfigError(f"state_url '{url}' names no backend: use sqlite:///PATH or redis://HOST:PORT/DB")

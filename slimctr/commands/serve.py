@@ -11,7 +11,7 @@ from slimctr.errors import ConfigError
 
 
 def serve(
-    store: Annotated[Path, typer.Option(help="Folder of the model store.")] = Path("models"),
+    store: Annotated[Path | None, typer.Option(help="Folder of the model store. [default: models]")] = None,
     experiment: Annotated[Path | None, typer.Option(help="Experiment file (YAML).")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [default: 8080]")] = None,
@@ -26,7 +26,7 @@ def serve(
 ) -> None:
     """Serve the labeled models of a store over HTTP until SIGTERM or Ctrl-C.
 
-    Every other setting comes from a SLIMCTR_... variable; docs/serving.md lists them.
+    Every setting may come from a SLIMCTR_... variable, over which the options win; docs/serving.md lists them.
 
     Example: slimctr serve --store ./models --experiment experiment.yaml --port 8080
     """
@@ -41,6 +41,7 @@ def serve(
         "insecure": insecure,
     }
     settings = _settings({name: value for name, value in given.items() if value is not None})
+    _check_store(settings.store)
     if settings.experiment is not None:
         from service.experiments import load_experiment
 
@@ -68,6 +69,17 @@ def _ahead(settings: Any) -> Any:
     return Ahead(settings.store)
 
 
+def _check_store(store: Path) -> None:
+    """Raise ConfigError unless the store is a folder that can be listed; it may be empty, and hold models later."""
+    try:
+        os.scandir(store).close()
+    except OSError as error:
+        raise ConfigError(
+            f"the model store '{store}' cannot be used: {error.strerror}; give the folder that `slimctr publish` "
+            "writes to with --store or SLIMCTR_STORE (an empty folder will do until the first model is published)"
+        ) from error
+
+
 def _settings(given: dict[str, Any]) -> Any:
     """Return the settings of arguments and environment; raise ConfigError that names every wrong one."""
     from pydantic import ValidationError
@@ -78,9 +90,11 @@ def _settings(given: dict[str, Any]) -> Any:
     complaints = unknown_variables(os.environ)
     if complaints:
         raise ConfigError("; ".join(complaints))
-    host = given.get("host", os.environ.get("SLIMCTR_HOST", "127.0.0.1"))
-    undecided = "insecure" not in given and "SLIMCTR_INSECURE" not in os.environ
-    if undecided and "SLIMCTR_API_KEYS" not in os.environ and is_loopback(host):
+    # as the settings read them: names in any case, an empty variable is none
+    variables = {name.upper(): text for name, text in os.environ.items() if text}
+    host = given.get("host", variables.get("SLIMCTR_HOST", Settings.model_fields["host"].default))
+    undecided = "insecure" not in given and "SLIMCTR_INSECURE" not in variables
+    if undecided and "SLIMCTR_API_KEYS" not in variables and is_loopback(host):
         Console(stderr=True).print(
             "no API keys: every process of this machine may use the service", style="yellow"
         )

@@ -1,5 +1,6 @@
 """`slimctr serve` as a process of its own: start, refusals, drain, and what it does not load."""
 
+import re
 import signal
 import socket
 import threading
@@ -97,6 +98,51 @@ def test_an_experiment_that_does_not_fit_the_store_ends_the_start(
         assert service.log[-1].startswith("error: ")
         assert "has no version 7" in service.log[-1]
         assert "Traceback" not in "".join(service.log)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_store_that_is_not_there_ends_the_start(tmp_path: Path, workers: str) -> None:
+    with served(tmp_path / "nope", "--workers", workers) as service:
+        assert service.process.wait(START_SECONDS) == 2
+        service.stop()
+        assert re.match(r"error: the model store '.*/nope' cannot be used: No such file", service.log[-1])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///{folder}",
+        "sqlite:///{folder}/file/x",
+        "redis://127.0.0.1:1/0",
+        "redis://127.0.0.1:1/0?nonsense=1",
+    ],
+)
+def test_a_state_that_cannot_be_used_ends_the_start_of_an_experiment(
+    store: Path, tmp_path: Path, url: str
+) -> None:
+    (tmp_path / "file").touch()
+    variant = {"name": "a", "version": "stable", "weight": 1}
+    document = {"key": "k", "model": "ctr", "variants": [variant], "default": "a"}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(document))
+    arguments = ["--experiment", str(tmp_path / "experiment.yaml")]
+    with served(store, *arguments, SLIMCTR_STATE_URL=url.format(folder=tmp_path)) as service:
+        assert service.process.wait(START_SECONDS) == 2
+        service.stop()
+        assert service.log[-1].startswith("error: ")
+        assert "state" in service.log[-1] or "folder" in service.log[-1]
+        assert "Traceback" not in "".join(service.log)
+
+
+def test_an_empty_folder_serves_what_is_published_later(tmp_path: Path) -> None:
+    store = tmp_path / "models"
+    store.mkdir()
+    with served(store, SLIMCTR_DRAIN_DELAY_S="0", SLIMCTR_LABEL_POLL_SECONDS="0.1") as service:
+        with httpx.Client(base_url=service.address()) as client:
+            assert "has a required label" in client.get("/readyz").json()["detail"]
+            build_artifact(store, label="stable")
+            wait_until_ready(client)
+            assert len(client.post("/v1/predict", json={"instances": raw_rows(3)}).json()["scores"]) == 3
+        assert service.stop() == 0
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
