@@ -218,6 +218,7 @@ class Inference:
                 batch=answer.batch,
                 logits=answer.logits,
                 scored_at=time.time(),
+                named=choice.context.named,
                 encode=request.encode,
                 size_bytes=request.size_bytes,
             )

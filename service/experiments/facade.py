@@ -25,8 +25,8 @@ from service.experiments.estimates import describe, read_estimates
 from service.experiments.exposures import ExposureQueue
 from service.experiments.gauges import show_estimates, show_weights
 from service.experiments.journal import Journal
-from service.experiments.outcomes import Status, Verdict
-from service.experiments.record import Exposure, Kind, Logits, Outcome
+from service.experiments.outcomes import Status, Verdict, Written
+from service.experiments.record import Exposure, Kind, Logits, Outcome, answer_digest
 from service.experiments.shadow import ShadowJob, ShadowScorer
 from service.experiments.spec import ExperimentSpec, ShadowSpec
 from service.experiments.state import State
@@ -53,6 +53,7 @@ logger = logging.getLogger("slimctr.experiments")
 class ScoredRequest:
     """A request whose response was handed over: its batch, logits float32 (B,), and seconds since the epoch.
 
+    `named` says that the caller chose `request_id`, so that another answer may have it too.
     `encode` makes the batch again for a version that reads values as other rows, out of what the request of
     `size_bytes` said.
     """
@@ -64,6 +65,7 @@ class ScoredRequest:
     batch: EncodedBatch
     logits: Logits
     scored_at: float
+    named: bool = False
     encode: Callable[[Encoder], EncodedBatch] | None = None
     size_bytes: int = 0
 
@@ -128,6 +130,10 @@ class Experiments:
         spec, assignment = self.spec, request.assignment
         if spec is None or assignment.experiment != spec.key or len(request.logits) == 0:
             return
+        exposed = assignment.reason in EXPOSED_REASONS
+        shadow = self._shadow if self._draws_shadow(spec, request) else None
+        if not exposed and not request.named and shadow is None:
+            return
         exposure = Exposure(
             kind=Kind.LIVE,
             experiment=spec.key,
@@ -138,20 +144,25 @@ class Experiments:
             maturity_s=spec.maturity_s,
             # A copy: the logits may be a view that keeps a whole micro-batch alive.
             logits=np.array(request.logits, dtype=np.float32),
+            digest=answer_digest(request.unit_id, assignment.version, request.batch) if request.named else "",
         )
-        if assignment.reason in EXPOSED_REASONS:
+        if exposed:
             self._metrics.exposures_total.labels(spec.key, assignment.variant).inc()
             self._exposures.put(exposure)
-        if (
-            self._shadow is not None
-            and spec.shadow is not None
-            and assignment.reason in SHADOWED_REASONS
-            and assignment.variant == spec.default
-            and drawn_for_shadow(spec.key, request.request_id, spec.shadow.percent)
-        ):
+        elif request.named:
+            self._exposures.put(exposure.without_scores())
+        if shadow is not None and spec.shadow is not None:
             pair = replace(exposure, kind=Kind.SHADOW, shadow_variant=spec.shadow.variant)
             again = None if self.encodes_alike else request.encode
-            self._shadow.submit(ShadowJob(request.batch, pair, again, request.size_bytes if again else 0))
+            shadow.submit(ShadowJob(request.batch, pair, again, request.size_bytes if again else 0))
+
+    def _draws_shadow(self, spec: ExperimentSpec, request: ScoredRequest) -> bool:
+        return (
+            spec.shadow is not None
+            and request.assignment.reason in SHADOWED_REASONS
+            and request.assignment.variant == spec.default
+            and drawn_for_shadow(spec.key, request.request_id, spec.shadow.percent)
+        )
 
     async def start(self) -> None:
         """Open the state, bind the variants to versions and begin the work beside the requests.
@@ -203,7 +214,11 @@ class Experiments:
 
     async def flush(self) -> None:
         """Write every exposure that waits; raises StateUnavailable and keeps them when the state is down."""
-        self._count(await self._open_journal().flush())
+        flushed = await self._open_journal().flush()
+        self._count(flushed.verdicts)
+        for (experiment, written), count in flushed.written.items():
+            if written is not Written.FIRST:
+                self._metrics.exposure_repeats_total.labels(experiment, written).inc(count)
 
     async def outcomes(self, items: Sequence[Outcome]) -> OutcomeReport:
         """Join outcomes with their exposures; when this returns, every counted outcome is stored.

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from service.experiments.errors import StateUnavailable
 from service.experiments.exposures import ExposureQueue
-from service.experiments.outcomes import Ledger, Verdict
+from service.experiments.outcomes import Ledger, Verdict, Written
 from service.experiments.record import Exposure, Outcome
 from service.experiments.state import State
 
@@ -16,6 +17,15 @@ from service.experiments.state import State
 TRANSACTION_ITEMS = 500
 
 T = TypeVar("T")
+
+
+class Flushed(NamedTuple):
+    """What writing exposures did: verdicts on outcomes known before, and how many of each experiment became what."""
+
+    verdicts: list[Verdict]
+    written: Counter[tuple[str, Written]]
+
+
 logger = logging.getLogger("slimctr.experiments")
 
 
@@ -49,20 +59,22 @@ class Journal:
         """Return `call(state)`, run in the thread of the state."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, self._state)
 
-    async def flush(self) -> list[Verdict]:
-        """Write every exposure that waits; return what became of outcomes that had come before them.
+    async def flush(self) -> Flushed:
+        """Write every exposure that waits; return what became of them and of outcomes that had come before them.
 
         Raises StateUnavailable and keeps the exposures when the state is down.
         """
-        verdicts: list[Verdict] = []
+        flushed = Flushed([], Counter())
         async with self._flushing:
             while batch := self._exposures.take(TRANSACTION_ITEMS):
                 try:
-                    verdicts += await self._transact(
+                    found = await self._transact(
                         {exposure.request_id for exposure in batch}, set(), _exposing(batch)
                     )
+                    flushed.verdicts.extend(found.verdicts)
+                    flushed.written.update(found.written)
                 except (StateUnavailable, asyncio.CancelledError):
-                    # Writing one twice is harmless, the first wins; losing one is not.
+                    # Writing one twice is harmless, it is a repeat; losing one is not.
                     self._exposures.put_back(batch)
                     raise
                 except Exception:
@@ -70,7 +82,7 @@ class Journal:
                     logger.exception("exposures could not be written", extra={"rows": len(batch)})
                 else:
                     self._exposures.sent(batch)
-        return verdicts
+        return flushed
 
     async def report(self, items: Sequence[Outcome]) -> list[Verdict]:
         """Join outcomes; when this returns all are stored. Raises StateUnavailable."""
@@ -97,11 +109,11 @@ class Journal:
         return await self.read(lambda state: state.transact(requests, outcomes, step, now))
 
 
-def _exposing(batch: Sequence[Exposure]) -> Callable[[Ledger], list[Verdict]]:
-    def step(ledger: Ledger) -> list[Verdict]:
+def _exposing(batch: Sequence[Exposure]) -> Callable[[Ledger], Flushed]:
+    def step(ledger: Ledger) -> Flushed:
         for exposure in batch:
             ledger.expose(exposure)
-        return ledger.verdicts_of_early
+        return Flushed(ledger.verdicts_of_early, ledger.written)
 
     return step
 

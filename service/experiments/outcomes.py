@@ -4,6 +4,7 @@ A state backend loads the records a step touches, lets the step work on a `Ledge
 in one transaction. Steps have no effect but on the ledger, so a backend may run one again after a conflict.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -28,6 +29,15 @@ class Status(StrEnum):
     CONFLICT = "conflict"
     RESTATED = "restated"
     REFUSED = "refused"
+    AMBIGUOUS = "ambiguous"
+
+
+class Written(StrEnum):
+    """What became of an exposure: the first of its kind, a repeat of it, or another answer under a used id."""
+
+    FIRST = "first"
+    REPEAT = "repeat"
+    AMBIGUOUS = "ambiguous"
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class Ledger:
         self.new_reports: dict[str, Outcome] = {}
         self.verdicts_of_early: list[Verdict] = []
         self.no_longer_early: set[str] = set()
+        self.written: Counter[tuple[str, Written]] = Counter()
 
     def record(self, request_id: str) -> Record:
         """Return what is known of a request, an empty record when that is nothing."""
@@ -65,30 +76,64 @@ class Ledger:
         """Return what the steps add to the sums."""
         return self._tally.deltas()
 
-    def expose(self, exposure: Exposure) -> bool:
-        """Add an exposure and join what came before it; False when it is not the first of its kind."""
+    def expose(self, exposure: Exposure) -> Written:
+        """Add an exposure and join what came before it.
+
+        Another answer under the same id makes the id ambiguous, whichever came first: nobody can say which of them
+        an outcome means, so the rows of all leave the sums and nothing joins them any more.
+        """
+        written = self._expose(exposure)
+        self.written[exposure.experiment, written] += 1
+        return written
+
+    def _expose(self, exposure: Exposure) -> Written:
         record = self.record(exposure.request_id)
-        known = record.exposure
-        if known is not None and not known.same_scoring(exposure):
-            return False
-        if (record.live if exposure.kind is Kind.LIVE else record.shadow) is not None:
-            return False
-        self._tally.expose(exposure)
-        if known is None:
-            record = replace(record, states=bytes(exposure.rows))
+        answer = record.answer
+        if record.ambiguous or (answer is not None and not answer.same_answer(exposure)):
+            self._make_ambiguous(record, exposure)
+            return Written.AMBIGUOUS
+        taken = {Kind.LIVE: record.live, Kind.SHADOW: record.shadow, Kind.UNEXPOSED: answer}[exposure.kind]
+        if taken is not None or (answer is not None and answer.exposed_at != exposure.exposed_at):
+            return Written.REPEAT
+        if exposure.kind is Kind.UNEXPOSED:
+            record = replace(record, unexposed=exposure)
         else:
-            self._catch_up(exposure, record.states)
-        record = (
-            replace(record, live=exposure) if exposure.kind is Kind.LIVE else replace(record, shadow=exposure)
+            self._tally.expose(exposure)
+            if record.exposure is None:
+                record = replace(record, states=bytes(exposure.rows), unexposed=None)
+            else:
+                self._catch_up(exposure, record.states)
+            is_live = exposure.kind is Kind.LIVE
+            record = replace(record, live=exposure) if is_live else replace(record, shadow=exposure)
+        self._store(exposure.request_id, replace(record, early=()))
+        self.no_longer_early.update(outcome.outcome_id for outcome in record.early)
+        if exposure.kind is not Kind.UNEXPOSED:  # else they stay the orphans that they were counted as
+            self.verdicts_of_early.extend(self._apply(outcome) for outcome in record.early)
+        return Written.FIRST
+
+    def _make_ambiguous(self, record: Record, exposure: Exposure) -> None:
+        """Take back what was counted for the record; outcomes that joined or wait are counted as ambiguous too."""
+        answers = [answer for answer in (record.answer, exposure) if answer is not None]
+        latest = max(answers, key=lambda answer: answer.exposed_at)
+        for known in _exposures(record):
+            self._tally.expose(known, -known.rows)
+            self._tally.decline(known, -record.states.count(RowState.DECLINED))
+            for index, value in enumerate(record.states):
+                clicked = _DECIDED_AS_CLICK.get(RowState(value))
+                if clicked is not None:
+                    self._tally.take_back(known, index, clicked)
+        reported = len(record.early) + sum(
+            record.states.count(state) for state in (RowState.CLICKED, RowState.DECLINED)
         )
-        early, record = record.early, replace(record, early=())
-        self.no_longer_early.update(outcome.outcome_id for outcome in early)
-        self._store(exposure.request_id, record)
-        self.verdicts_of_early.extend(self._apply(outcome) for outcome in early)
-        return True
+        self.verdicts_of_early += reported * [Verdict(Status.AMBIGUOUS, latest.experiment)]
+        self.no_longer_early.update(outcome.outcome_id for outcome in record.early)
+        self._store(exposure.request_id, Record(unexposed=latest.without_scores(), ambiguous=True))
 
     def report(self, outcome: Outcome) -> Verdict:
         """Join one outcome; saying the same again changes nothing."""
+        record = self.record(outcome.request_id)
+        if record.ambiguous:
+            return Verdict(Status.AMBIGUOUS, self._experiment_of(outcome))
         earlier = self._reported.get(outcome.outcome_id)
         if earlier is not None:
             same_row = (earlier.request_id, earlier.index) == (outcome.request_id, outcome.index)
@@ -96,8 +141,7 @@ class Ledger:
                 return Verdict(Status.DUPLICATE, self._experiment_of(outcome))
             if not same_row or not outcome.restate:
                 return Verdict(Status.CONFLICT, self._experiment_of(outcome))
-        record = self.record(outcome.request_id)
-        if record.exposure is None:
+        if record.answer is None:
             return self._keep_early(record, outcome)
         verdict = self._apply(outcome)
         if verdict.status in (Status.JOINED, Status.RESTATED, Status.LATE):
@@ -164,8 +208,8 @@ class Ledger:
         self._tally.decline(exposure, states.count(RowState.DECLINED))
 
     def _experiment_of(self, outcome: Outcome) -> str | None:
-        exposure = self.record(outcome.request_id).exposure
-        return None if exposure is None else exposure.experiment
+        answer = self.record(outcome.request_id).answer
+        return None if answer is None else answer.experiment
 
     def _store(self, request_id: str, record: Record) -> None:
         self._records[request_id] = record

@@ -1,21 +1,30 @@
 """What is known of one request: its exposures, the state of every row, and outcomes that came before it."""
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slimctr.features import EncodedBatch
+
 Logits = NDArray[np.float32]
+_NO_LOGITS = np.empty(0, np.float32)
 
 
 class Kind(StrEnum):
-    """How the rows of an exposure were scored: for a response, or by two variants for comparison."""
+    """What an exposure stands for: a response, or two variants on the same rows for comparison.
+
+    UNEXPOSED is a response that counts nowhere. It has no rows here and only says that its id is taken: the caller
+    chose the id, and a click that means this response must not join another one of the same id.
+    """
 
     LIVE = "live"
     SHADOW = "shadow"
+    UNEXPOSED = "unexposed"
 
 
 class RowState(IntEnum):
@@ -33,7 +42,8 @@ class Exposure:
 
     A live exposure counts for `variant`. A shadow exposure pairs the logits served by `variant` with
     `shadow_logits` (B,) of `shadow_variant` on the same rows. Times are seconds since the epoch; window and
-    maturity are those of the experiment when it was exposed.
+    maturity are those of the experiment when it was exposed. `digest` tells answers of one id apart
+    (`answer_digest`); it is empty for an id that the service drew, which no other answer has.
     """
 
     kind: Kind
@@ -46,6 +56,7 @@ class Exposure:
     logits: Logits
     shadow_variant: str | None = None
     shadow_logits: Logits | None = None
+    digest: str = ""
 
     @property
     def rows(self) -> int:
@@ -58,9 +69,13 @@ class Exposure:
         shadow = 0 if self.shadow_logits is None else self.shadow_logits.nbytes
         return self.logits.nbytes + shadow + 512
 
-    def same_scoring(self, other: "Exposure") -> bool:
-        """Return whether both exposures are of the same scoring, not of a request that was sent again."""
-        return self.exposed_at == other.exposed_at and self.rows == other.rows
+    def same_answer(self, other: "Exposure") -> bool:
+        """Return whether both stand for one answer or its repeat: the same unit, variant, version and rows."""
+        return (self.digest, self.variant, self.experiment) == (other.digest, other.variant, other.experiment)
+
+    def without_scores(self) -> "Exposure":
+        """Return the exposure as one that only says that its id is taken."""
+        return replace(self, kind=Kind.UNEXPOSED, logits=_NO_LOGITS, shadow_variant=None, shadow_logits=None)
 
 
 @dataclass(frozen=True)
@@ -77,17 +92,27 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Record:
-    """All of one request. `states` has a byte per row (RowState); `early` are outcomes that came first."""
+    """All of one request. `states` has a byte per row (RowState); `early` are outcomes that came first.
+
+    An `ambiguous` record had two different answers: it has no rows, and nothing joins it any more.
+    """
 
     live: Exposure | None = None
     shadow: Exposure | None = None
     states: bytes = b""
     early: tuple[Outcome, ...] = ()
+    unexposed: Exposure | None = None
+    ambiguous: bool = False
 
     @property
     def exposure(self) -> Exposure | None:
-        """Either exposure: both are of the same rows at the same time."""
+        """Either exposure with rows: both are of the same rows at the same time."""
         return self.live or self.shadow
+
+    @property
+    def answer(self) -> Exposure | None:
+        """What is known under the id, with rows or without."""
+        return self.live or self.shadow or self.unexposed
 
     @property
     def due_at(self) -> float | None:
@@ -98,14 +123,23 @@ class Record:
         return exposure.exposed_at + exposure.maturity_s
 
 
+def answer_digest(unit_id: str | None, version: int, batch: EncodedBatch) -> str:
+    """Return 16 hex digits that tell unit, version and encoded rows of an answer from those of another."""
+    digest = hashlib.blake2b(f"{version}/{unit_id}".encode(), digest_size=8)
+    for array in (batch.ids, *(part for bag in batch.bags for part in (bag.offsets, bag.values))):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 def encode_record(record: Record) -> bytes:
     """Write a record: a JSON line, then the float32 logits of each exposure and the row states."""
     header: dict[str, Any] = {
         "rows": len(record.states),
         "early": [asdict(outcome) for outcome in record.early],
+        "ambiguous": record.ambiguous,
     }
     arrays = b""
-    for exposure in (record.live, record.shadow):
+    for exposure in (record.live, record.shadow, record.unexposed):
         if exposure is None:
             continue
         header[exposure.kind] = {
@@ -116,6 +150,7 @@ def encode_record(record: Record) -> bytes:
             "window_s": exposure.window_s,
             "maturity_s": exposure.maturity_s,
             "shadow_variant": exposure.shadow_variant,
+            "digest": exposure.digest,
         }
         arrays += exposure.logits.astype("<f4").tobytes()
         if exposure.shadow_logits is not None:
@@ -147,4 +182,6 @@ def decode_record(body: bytes) -> Record:
         shadow=exposures.get(Kind.SHADOW),
         states=arrays[offset:],
         early=tuple(Outcome(**outcome) for outcome in header["early"]),
+        unexposed=exposures.get(Kind.UNEXPOSED),
+        ambiguous=header.get("ambiguous", False),
     )

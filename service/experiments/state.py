@@ -61,10 +61,12 @@ class State(Protocol):
 
 def expires_at(record: Record, now: float) -> float:
     """Return when a record may be forgotten, in seconds since the epoch."""
-    exposure = record.exposure
-    if exposure is None:
+    answer = record.answer
+    if answer is None:
         return now + EARLY_OUTCOME_KEPT_S
-    return exposure.exposed_at + exposure.maturity_s + GRACE_S
+    mature_at = answer.exposed_at + answer.maturity_s
+    # An answer that is no exposure is kept as long as a click that means it could join another answer of its id.
+    return mature_at if answer.kind is Kind.UNEXPOSED and not record.ambiguous else mature_at + GRACE_S
 
 
 def open_state(url: str) -> State:

@@ -105,10 +105,10 @@ class Tally:
         self._added: defaultdict[Cell, _Rows] = defaultdict(_Rows)
         self._removed: defaultdict[Cell, _Rows] = defaultdict(_Rows)
 
-    def expose(self, exposure: Exposure) -> None:
-        """Count the rows of a new exposure."""
+    def expose(self, exposure: Exposure, rows: int | None = None) -> None:
+        """Count the rows of a new exposure, or take them back with a negative count."""
         for cell in _cells(exposure):
-            self._exposed[cell] += exposure.rows
+            self._exposed[cell] += exposure.rows if rows is None else rows
 
     def decline(self, exposure: Exposure, count: int) -> None:
         """Count explicit non-clicks, or take them back with a negative count."""

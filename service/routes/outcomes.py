@@ -66,6 +66,7 @@ class OutcomesAnswer(BaseModel):
     conflict: int
     restated: int
     refused: int
+    ambiguous: int
     errors: list[ItemError]
 
 

@@ -259,6 +259,12 @@ class Metrics:
         self.exposures_total = counter(
             "exposures_total", "Assignments that reached a response.", "experiment", "variant"
         )
+        self.exposure_repeats_total = counter(
+            "exposure_repeats_total",
+            "Answers under an id that was used before: repeat (counted once), ambiguous (another answer: none counts).",
+            "experiment",
+            "result",
+        )
         self.variant_weight_ratio = gauge(
             "variant_weight_ratio",
             "Share of units given to a variant.",
@@ -300,7 +306,7 @@ class Metrics:
     def _define_outcomes(self) -> None:
         self.outcomes_total = self._counter(
             "outcomes_total",
-            "Outcomes by status: joined, late, orphan, duplicate, conflict, restated, refused.",
+            "Outcomes by status: joined, late, orphan, duplicate, conflict, restated, refused, ambiguous.",
             "experiment",
             "status",
         )

@@ -130,7 +130,7 @@ def check_traffic(client: LiveService, store: Path) -> None:
     answer = report(client, *items)
     assert answer == {
         **{"joined": 300, "duplicate": 0, "late": 0, "orphan": 0, "conflict": 0, "restated": 0, "refused": 0},
-        "errors": [],
+        **{"ambiguous": 0, "errors": []},
     }
     assert report(client, *items)["duplicate"] == 300
 

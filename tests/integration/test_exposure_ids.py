@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,3 +101,80 @@ def test_the_id_of_the_protocol_names_the_exposure(service: LiveService, given: 
     assert name != "trace"
     assert answer.get("id", "") == given
     assert click(service, name) == {"joined": 1}
+
+
+def repeats(service: LiveService, result: str) -> float:
+    service.call(service.app.state.experiments.flush())
+    line = f'slimctr_exposure_repeats_total{{experiment="ids",result="{result}"}} '
+    found = [row for row in service.http.get("/metrics").text.splitlines() if row.startswith(line)]
+    return float(found[0].removeprefix(line)) if found else 0.0
+
+
+def test_a_repeat_is_one_exposure_in_whatever_form_it_comes(service: LiveService) -> None:
+    unit, before = next(units(service, "small")), repeats(service, "repeat")
+    rows = raw_rows(2, seed=8)
+    columns = {
+        name: [row.get(name) for row in rows] for name in sorted({name for row in rows for name in row})
+    }
+    first = service.predict(request_id="retried", unit_id=unit, instances=rows)
+    again = service.predict(request_id="retried", unit_id=unit, columns=columns, include=["logits"])
+    assert again["scores"] == first["scores"]
+    assert repeats(service, "repeat") == before + 1
+    assert click(service, "retried") == {"joined": 1}
+    assert click(service, "retried", 1) == {"joined": 1}
+
+
+OTHERS = ("another unit", "other rows", "fewer rows", "other variant", "not in the test", "no unit", "pinned")
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("reported", ["before", "after"])
+def test_a_click_joins_nothing_when_its_id_has_two_answers(
+    service: LiveService, other: str, reported: str
+) -> None:
+    name = f"{other.replace(' ', '-')}-{reported}"
+    first, second = (found for found, _ in zip(units(service, "small"), range(2), strict=False))
+    unit: str | None = first
+    more: dict[str, Any] = {}
+    if other == "another unit":
+        unit = second
+    elif other == "other rows":
+        more["seed"] = 2
+    elif other == "fewer rows":
+        more["instances"] = raw_rows(2, seed=1)[:1]
+    elif other == "other variant":
+        unit = next(units(service, "float"))
+    elif other == "not in the test":
+        unit = next(units(service, "float", "not_covered"))
+    elif other == "no unit":
+        unit = None
+    else:
+        more["version"] = "1"
+    before = repeats(service, "ambiguous")
+    ask(service, first, request_id=name)
+    if reported == "before":
+        assert click(service, name) == {"joined": 1}
+    ask(service, unit, request_id=name, **more)
+    assert repeats(service, "ambiguous") == before + 1
+    assert click(service, name, 1) == {"ambiguous": 1}
+
+
+def test_the_first_answer_may_be_the_one_outside_the_test(service: LiveService) -> None:
+    unit = next(units(service, "small"))
+    ask(service, None, request_id="outside-first")
+    assert click(service, "outside-first") == {"orphan": 1}
+    ask(service, unit, request_id="outside-first")
+    assert click(service, "outside-first") == {"ambiguous": 1}
+
+
+def test_a_second_answer_may_come_from_another_process(service: LiveService, tmp_path: Path) -> None:
+    unit = next(units(service, "small"))
+    settings = service.app.state.settings
+    with live_service(
+        settings.store, tmp_path, experiment=settings.experiment, state_url=settings.state_url
+    ) as other:
+        ask(service, unit, request_id="two-workers")
+        assert click(service, "two-workers") == {"joined": 1}
+        ask(other, unit, seed=2, request_id="two-workers")
+    # The other process has ended, and wrote what it had.
+    assert click(service, "two-workers", 1) == {"ambiguous": 1}

@@ -14,10 +14,10 @@ from redis_server import redis_server
 
 from service.experiments import outcomes as rules
 from service.experiments.errors import StateUnavailable
-from service.experiments.outcomes import Ledger, Status
+from service.experiments.outcomes import Ledger, Status, Written
 from service.experiments.record import Exposure, Kind, Outcome
 from service.experiments.state import EARLY_OUTCOME_KEPT_S, GRACE_S, State, open_state
-from service.experiments.sums import ALL_TIME, SLICE_S, SliceProgress, slice_of
+from service.experiments.sums import ALL_TIME, SLICE_S, CellSums, SliceProgress, slice_of
 from slimctr.errors import ConfigError
 from slimctr.quality import QualitySums
 
@@ -81,7 +81,7 @@ def click(request_id: str, index: int, clicked: bool = True, name: str = "", at:
     return Outcome(name or f"{request_id}-{index}", request_id, index, clicked, at)
 
 
-def expose(state: State, *exposures: Exposure, now: float = NOW) -> list[bool]:
+def expose(state: State, *exposures: Exposure, now: float = NOW) -> list[Written]:
     ids = {found.request_id for found in exposures}
     return state.transact(ids, [], lambda ledger: [ledger.expose(found) for found in exposures], now)
 
@@ -101,8 +101,8 @@ def mature(state: State, now: float) -> int:
 
 def test_exposures_and_outcomes_of_one_worker_are_seen_by_another(state: State, another: OpenState) -> None:
     other = another()
-    assert expose(state, exposure("r1"), exposure("r2", "b")) == [True, True]
-    assert expose(other, exposure("r1")) == [False]
+    assert expose(state, exposure("r1"), exposure("r2", "b")) == [Written.FIRST, Written.FIRST]
+    assert expose(other, exposure("r1")) == [Written.REPEAT]
     assert report(other, click("r1", 0), click("r2", 3)) == [Status.JOINED, Status.JOINED]
     assert report(state, click("r1", 0), click("r1", 1, False)) == [Status.DUPLICATE, Status.JOINED]
 
@@ -176,6 +176,33 @@ def test_an_outcome_waits_for_an_exposure_of_another_worker(state: State, anothe
     )
     assert [verdict.status for verdict in early[1]] == [Status.JOINED]
     assert state.sums("e1", ALL_TIME, ALL_TIME + 1)[Kind.LIVE, "a"].quality.clicks == 1
+
+
+def test_an_id_of_two_answers_is_ambiguous_whichever_worker_wrote_which(
+    state: State, another: OpenState
+) -> None:
+    other = another()
+    expose(state, exposure("r1"), exposure("r2"))
+    assert report(other, click("r1", 0), click("r1", 1, False), click("r2", 0)) == 3 * [Status.JOINED]
+    assert expose(other, exposure("r1", "b", NOW + SLICE_S)) == [Written.AMBIGUOUS]
+    assert report(state, click("r1", 2), click("r1", 0)) == 2 * [Status.AMBIGUOUS]
+    assert expose(another(), exposure("r1")) == [Written.AMBIGUOUS], "also after a restart"
+    assert state.due(NOW + 1e6, 10) == ["r2"]
+    found = state.sums("e1", ALL_TIME, ALL_TIME + 1)
+    assert found.keys() <= {(Kind.LIVE, "a"), (Kind.LIVE, "b")}
+    kept = found[Kind.LIVE, "a"]
+    assert (kept.exposed, kept.declined, kept.quality.count, kept.quality.clicks) == (4, 0, 1, 1)
+    assert np.array_equal(kept.quality.histogram, QualitySums.of([1], LOGITS[:1]).histogram)
+
+
+def test_an_answer_that_is_no_exposure_takes_its_id(state: State, another: OpenState) -> None:
+    silent = exposure("r1", "pinned").without_scores()
+    assert expose(state, silent) == [Written.FIRST]
+    assert report(another(), click("r1", 0)) == [Status.ORPHAN]
+    assert expose(another(), silent) == [Written.REPEAT]
+    assert expose(another(), exposure("r1")) == [Written.AMBIGUOUS]
+    assert report(state, click("r1", 0)) == [Status.AMBIGUOUS]
+    assert state.sums("e1", ALL_TIME, ALL_TIME + 1).get((Kind.LIVE, "a"), CellSums()).exposed == 0
 
 
 def test_the_first_definition_of_an_experiment_is_kept(state: State, another: OpenState) -> None:

@@ -5,10 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.experiments.outcomes import Ledger, Status
-from service.experiments.record import Exposure, Kind, Outcome, Record, RowState, decode_record, encode_record
+from service.experiments.outcomes import Ledger, Status, Written
+from service.experiments.record import (
+    Exposure,
+    Kind,
+    Outcome,
+    Record,
+    RowState,
+    answer_digest,
+    decode_record,
+    encode_record,
+)
+from service.experiments.state import GRACE_S, expires_at
 from service.experiments.sums import ALL_TIME, Cell, CellSums, slice_of
 from slimctr import quality
+from slimctr.features import EncodedBatch
+from slimctr.features.batch import Bag
 from slimctr.quality import QualitySums
 
 EXPOSED_AT = 1_700_000_000.0
@@ -153,14 +165,95 @@ def test_an_outcome_that_came_first_joins_when_its_exposure_comes() -> None:
     assert found.record("r1").early == ()
 
 
-def test_the_first_exposure_of_a_retried_request_wins() -> None:
+def test_a_repeat_keeps_the_first_exposure() -> None:
     found = ledger(LIVE)
-    again = replace(LIVE, variant="b", exposed_at=EXPOSED_AT + 1)
-    assert not found.expose(again)
-    assert not found.expose(LIVE)
-    assert not found.expose(replace(SHADOW, exposed_at=EXPOSED_AT + 1))
+    for again in (replace(LIVE, exposed_at=EXPOSED_AT + 1), LIVE, replace(SHADOW, exposed_at=EXPOSED_AT + 1)):
+        assert found.expose(again) is Written.REPEAT
     assert found.record("r1").live is LIVE
     assert sums(found).exposed == 3
+    assert found.written == {("e1", Written.FIRST): 1, ("e1", Written.REPEAT): 3}
+
+
+OTHER = {
+    "variant": replace(LIVE, variant="b"),
+    "unit or rows": replace(LIVE, digest="0123456789abcdef"),
+    "experiment": replace(LIVE, experiment="e2"),
+    "no exposure": replace(LIVE, variant="pinned").without_scores(),
+    "shadow of another answer": replace(SHADOW, digest="0123456789abcdef"),
+}
+
+
+@pytest.mark.parametrize("other", OTHER.values(), ids=OTHER.keys())
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 2], ids=["outcomes first", "outcomes between", "outcomes last"])
+def test_outcomes_of_an_id_with_two_answers_join_neither(other: Exposure, turned: bool, at: int) -> None:
+    outcomes = [outcome(0), outcome(1, clicked=False)]
+    steps: list = [other, LIVE] if turned else [LIVE, other]
+    steps.insert(at, outcomes)
+    found = Ledger({}, {})
+    for step in steps:
+        if isinstance(step, Exposure):
+            found.expose(step)
+        else:
+            for item in step:
+                found.report(item)
+    assert found.written[other.experiment if not turned else "e1", Written.AMBIGUOUS] == 1
+    for cell in found.deltas().values():
+        assert (cell.exposed, cell.declined, cell.quality.count, cell.quality.clicks) == (0, 0, 0, 0)
+        assert not cell.quality.histogram.any()
+    assert found.report(outcome(2)).status is Status.AMBIGUOUS
+    assert found.mature("r1", DUE) == 0
+    back = decode_record(encode_record(found.record("r1")))
+    assert back.ambiguous
+    assert (back.exposure, back.due_at, back.early, back.states) == (None, None, (), b"")
+    assert expires_at(back, 0.0) == EXPOSED_AT + 2700 + GRACE_S
+
+
+def test_outcomes_that_an_ambiguous_id_had_are_counted_once_more() -> None:
+    found = ledger(LIVE)
+    found.report(outcome(0))
+    found.report(outcome(1, clicked=False))
+    found.expose(replace(LIVE, digest="other"))
+    assert [verdict.status for verdict in found.verdicts_of_early] == 2 * [Status.AMBIGUOUS]
+    waiting = ledger()
+    waiting.report(outcome(0))
+    waiting.expose(replace(LIVE, variant="pinned").without_scores())
+    assert waiting.no_longer_early == {outcome(0).outcome_id}
+    assert waiting.verdicts_of_early == []
+
+
+def test_a_shadow_joins_the_unexposed_answer_it_belongs_to() -> None:
+    found = ledger(replace(LIVE, digest="d").without_scores())
+    assert found.expose(replace(SHADOW, digest="d")) is Written.FIRST
+    assert found.report(outcome(0)).status is Status.JOINED
+    back = decode_record(encode_record(found.record("r1")))
+    assert (back.unexposed, back.live) == (None, None)
+    assert back.shadow is not None
+    assert back.shadow.digest == "d"
+    assert found.expose(replace(LIVE, digest="d").without_scores()) is Written.REPEAT
+
+
+@pytest.mark.parametrize("change", ["unit", "version", "rows", "order", "bag", "split"])
+def test_the_digest_tells_answers_apart(change: str) -> None:
+    ids = np.arange(6, dtype=np.int32).reshape(2, 3)
+    bag = Bag(np.array([1, 2, 3], np.int32), np.array([0, 2, 3], np.int32))
+    batch = EncodedBatch(ids, (bag,), np.zeros(4, np.int64), np.zeros(4, np.int64))
+    same = EncodedBatch(np.asfortranarray(ids), (bag,), np.ones(4, np.int64), np.zeros(4, np.int64))
+    unit, version, other = "u1", 1, batch
+    if change == "unit":
+        unit = "u2"
+    elif change == "version":
+        version = 2
+    elif change == "rows":
+        other = replace(batch, ids=ids + 1)
+    elif change == "order":
+        other = replace(batch, ids=ids[::-1])
+    elif change == "bag":
+        other = replace(batch, bags=(Bag(bag.values + 1, bag.offsets),))
+    else:
+        other = replace(batch, bags=(Bag(bag.values, np.array([0, 1, 3], np.int32)),))
+    assert answer_digest("u1", 1, batch) == answer_digest("u1", 1, same)
+    assert answer_digest("u1", 1, batch) != answer_digest(unit, version, other)
 
 
 @pytest.mark.parametrize("decided_first", [True, False])
@@ -204,7 +297,8 @@ def test_records_survive_writing_and_reading() -> None:
     assert (back.states, back.early, back.due_at) == (record.states, record.early, DUE)
     for exposure, read in ((LIVE, back.live), (SHADOW, back.shadow)):
         assert read is not None
-        assert read.same_scoring(exposure)
+        assert read.same_answer(exposure)
+        assert read.exposed_at == exposure.exposed_at
         assert read.kind is exposure.kind
         assert np.array_equal(read.logits, exposure.logits)
     assert back.shadow is not None
