@@ -30,7 +30,17 @@ setup(
             "slimctr.native._kernels",
             sources=[
                 f"slimctr/native/{name}.c"
-                for name in ("lookup", "network", "keys", "json", "arrow", "arrow_messages", "ids", "scores")
+                for name in (
+                    "lookup",
+                    "network",
+                    "keys",
+                    "json",
+                    "arrow",
+                    "arrow_messages",
+                    "ids",
+                    "scores",
+                    "delimited",
+                )
             ],
             depends=[
                 f"slimctr/native/{name}.h"

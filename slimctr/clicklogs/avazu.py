@@ -35,6 +35,8 @@ class AvazuLog:
     `hour` (YYMMDDHH) becomes `hour` 0-23, `weekday` 0-6 (Monday is 0) and `is_weekend` 0 or 1.
     """
 
+    left_out: tuple[str, ...] = ()
+
     def __init__(self, path: Path):
         line = first_line(path)
         cells = line.split(",")

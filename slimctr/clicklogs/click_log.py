@@ -13,9 +13,13 @@ LogFormat = Literal["libfm", "criteo", "avazu", "csv", "parquet", "synthetic"]
 
 
 class ClickLog(Protocol):
-    """One file of a click log. `fraction` is the share of it read by the latest `batches`."""
+    """One file of a click log. `fraction` is the share of it read by the latest `batches`.
+
+    `left_out`: columns that `infer_schema` leaves out though they are there.
+    """
 
     fraction: float
+    left_out: tuple[str, ...]
 
     def infer_schema(self) -> FeatureSchema:
         """Return the schema that the format itself suggests."""

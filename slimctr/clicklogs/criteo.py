@@ -22,6 +22,8 @@ LAYOUT = TextLayout(delimiter="\t", quoted=False, header=False)
 class CriteoLog:
     """One Criteo file; an empty cell is a missing value."""
 
+    left_out: tuple[str, ...] = ()
+
     def __init__(self, path: Path):
         line = first_line(path)
         cells = line.count("\t") + 1

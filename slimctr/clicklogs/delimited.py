@@ -1,24 +1,31 @@
 """Streams delimited text as batches of raw binary columns with the line number of every row."""
 
-import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 
 from slimctr.clicklogs.parse_errors import ParseErrors
 from slimctr.clicklogs.rows import RawBatch
 from slimctr.clicklogs.sources import ByteSource
 from slimctr.errors import LogFormatError
+from slimctr.native import delimited as native
+from slimctr.native.delimited import Records, gather_cells, split_records
 
 BLOCK_BYTES = 8 << 20
+MAX_RECORD_BYTES = 1 << 20
+BATCH_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
 class TextLayout:
-    """How a delimited file is written; `header`: line 1 holds names, `missing`: cells without a value."""
+    """How a delimited file is written; `header`: the first record holds names, `missing`: cells without a value.
+
+    `quoted`: cells may stand in quotes as in RFC 4180; else a quote is an ordinary character.
+    """
 
     delimiter: str
     quoted: bool
@@ -36,92 +43,81 @@ class DelimitedFile:
         self.fraction = 0.0
 
     def batches(self, wanted: list[str], errors: ParseErrors) -> Iterator[RawBatch]:
-        """Yield the `wanted` columns; a row with another number of cells is counted in `errors` and skipped.
+        """Yield the `wanted` columns; a row with another number of cells or a wrong quote is counted in `errors`.
 
-        Line numbers count records: after a quoted cell with a line break inside they are smaller than the
-        editor's. A blank line becomes a row of nulls. Raises LogFormatError when the file cannot be split at
-        all.
+        A row has the number of the line it starts in; empty lines are left out. Raises LogFormatError when the file
+        cannot be decompressed or a line is longer than MAX_RECORD_BYTES.
         """
-        lines = _LineNumbers(first=2 if self.layout.header else 1)
         source = ByteSource(self.path)
-        start = 0
+        line = 1
+        is_header = self.layout.header
+        text = b""
         try:
-            for batch in self._open(source, wanted, lines):
-                lines.report(self.path, errors)
-                self.fraction = source.fraction
-                offset = start
-                start += batch.num_rows
-                if batch.num_rows:
-                    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-                    yield RawBatch(
-                        self.path,
-                        columns,
-                        batch.num_rows,
-                        lambda row, offset=offset: lines.of_row(offset + row),
-                    )
-            lines.report(self.path, errors)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise LogFormatError(f"{self.path} cannot be read after row {start}: {error}") from error
+            while True:
+                block = source.read(BLOCK_BYTES)
+                text, at = text + block, 0
+                while at < len(text):
+                    data = np.frombuffer(text, np.uint8, offset=at)
+                    records = self._split(data, is_final=not block, room=1 if is_header else BATCH_ROWS)
+                    if is_header:
+                        if len(records.faults):
+                            raise LogFormatError(f"{self.path}: the header line cannot be split into names")
+                        is_header = len(records.lines) == 0
+                    else:
+                        self._report(records, line, errors)
+                        self.fraction = source.fraction
+                        if len(records.lines):
+                            yield self._batch(data, records, wanted, line)
+                    line += records.passed
+                    at += records.consumed
+                    if records.is_too_long:
+                        raise LogFormatError(
+                            f"{self.path}, line {line}: the line is longer than {MAX_RECORD_BYTES:,} bytes. "
+                            "Is the file binary?"
+                        )
+                    if records.consumed == 0:
+                        break
+                text = text[at:]
+                if not block:
+                    break
+            self.fraction = 1.0
         finally:
             source.close()
 
-    def _open(
-        self, source: ByteSource, wanted: list[str], lines: "_LineNumbers"
-    ) -> pa.csv.CSVStreamingReader:
-        return pa.csv.open_csv(
-            source.stream,
-            read_options=pa.csv.ReadOptions(
-                # The parallel reader does not know row numbers.
-                use_threads=False,
-                block_size=BLOCK_BYTES,
-                column_names=self.names,
-                skip_rows=1 if self.layout.header else 0,
-            ),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=self.layout.delimiter,
-                quote_char='"' if self.layout.quoted else False,
-                newlines_in_values=self.layout.quoted,
-                ignore_empty_lines=False,
-                invalid_row_handler=lines.refuse,
-            ),
-            convert_options=pa.csv.ConvertOptions(
-                check_utf8=False,
-                column_types={name: pa.binary() for name in self.names},
-                include_columns=wanted,
-                null_values=list(self.layout.missing),
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-            ),
+    def _split(self, data: np.ndarray, *, is_final: bool, room: int) -> Records:
+        return split_records(
+            data,
+            len(self.names),
+            delimiter=self.layout.delimiter,
+            quoted=self.layout.quoted,
+            is_final=is_final,
+            limit=MAX_RECORD_BYTES,
+            room=room,
         )
 
+    def _report(self, records: Records, line: int, errors: ParseErrors) -> None:
+        for passed, reason, cells, lines in records.faults.tolist():
+            errors.add(self.path, line + passed, self._problem(reason, cells, lines))
 
-class _LineNumbers:
-    """Maps the n-th well-formed row to its line, given the rows that were refused before it."""
+    def _problem(self, reason: int, cells: int, lines: int) -> str:
+        over = f" (the row goes on over {lines} lines)" if lines > 1 else ""
+        if reason == native.CELLS:
+            return f"{cells} cells instead of {len(self.names)}{over}"
+        if reason == native.TEXT_BEHIND_QUOTE:
+            return (
+                'text follows the closing quote of a cell: double the quotes inside a quoted cell ("")' + over
+            )
+        return f"a quote is opened and never closed{over}"
 
-    def __init__(self, first: int):
-        self._first = first
-        self._refused: list[tuple[int, str]] = []
-        self._reported = 0
+    def _batch(self, data: np.ndarray, records: Records, wanted: list[str], line: int) -> RawBatch:
+        columns = {name: self._column(data, records, self.names.index(name)) for name in wanted}
+        lines = records.lines
+        return RawBatch(self.path, columns, len(lines), lambda row: line + int(lines[row]))
 
-    def refuse(self, row: pa.csv.InvalidRow) -> str:
-        spanned = row.text.count("\n")
-        tail = f" over {spanned + 1} lines: is a quote never closed?" if spanned else ""
-        self._refused.append(
-            (row.number, f"{row.actual_columns} cells instead of {row.expected_columns}{tail}")
+    def _column(self, data: np.ndarray, records: Records, column: int) -> pa.Array:
+        text, offsets = gather_cells(data, records, column)
+        cells = pa.BinaryArray.from_buffers(
+            pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)]
         )
-        return "skip"
-
-    def report(self, path: Path, errors: ParseErrors) -> None:
-        while self._reported < len(self._refused):
-            line, detail = self._refused[self._reported]
-            self._reported += 1
-            errors.add(path, line, detail)
-
-    def of_row(self, row: int) -> int:
-        # The k-th refused line stands before the row exactly when its number is at most first + row + k.
-        positions = range(len(self._refused))
-        return (
-            self._first
-            + row
-            + bisect.bisect_right(positions, self._first + row, key=lambda k: self._refused[k][0] - k)
-        )
+        missing = pc.is_in(cells, value_set=pa.array([mark.encode() for mark in self.layout.missing]))
+        return pc.if_else(missing, None, cells) if pc.any(missing).as_py() else cells

@@ -33,6 +33,8 @@ class LibfmLog:
     index.
     """
 
+    left_out: tuple[str, ...] = ()
+
     def __init__(self, path: Path):
         line = first_line(path)
         pairs = line.split()[1:]
@@ -80,16 +82,16 @@ class LibfmLog:
         source = ByteSource(self._path)
         rest = b""
         try:
-            while block := source.stream.read(BLOCK_BYTES):
-                whole, newline, tail = (rest + block).rpartition(b"\n")
-                rest = tail
+            while block := source.read(BLOCK_BYTES):
+                text = rest + block
+                # A CR at the end may be half of a line end.
+                end = max(text.rfind(b"\n"), text.rfind(b"\r", 0, -1)) + 1
+                rest = text[end:]
                 self.fraction = source.fraction
-                if newline:
-                    yield _line_array(whole)
+                if end:
+                    yield _line_array(text[:end])
             if rest:
                 yield _line_array(rest)
-        except OSError as error:
-            raise LogFormatError(f"{self._path} cannot be read: {error}") from error
         finally:
             source.close()
 
@@ -165,7 +167,9 @@ class _Pairs:
 
 
 def _line_array(block: bytes) -> pa.Array:
-    text = np.frombuffer(block.decode(errors="replace").encode() + b"\n", np.uint8)
+    if b"\r" in block:
+        block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    text = np.frombuffer(block.removesuffix(b"\n").decode(errors="replace").encode() + b"\n", np.uint8)
     ends = np.flatnonzero(text == ord("\n")) + 1
     offsets = np.concatenate([[0], ends]).astype(np.int32)
     lines = pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(text))

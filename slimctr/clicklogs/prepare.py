@@ -77,6 +77,7 @@ def prepare(
         schema.save(folder / "schema.json")
         vocabulary.save(folder / "vocabulary.safetensors")
         info = _encode(source.log, Encoder(schema, vocabulary), folder, settings.strict, report)
+        info["warnings"] += [] if settings.schema else source.warnings
         info = {
             "dataset_version": DATASET_VERSION,
             "format": settings.log_format,
@@ -97,6 +98,15 @@ class _Source:
     schema: FeatureSchema
     files: list[Path]
     every_value: Callable[[str], Iterator[pa.Array]] | None = None
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know of the columns."""
+        return [
+            f"column {name} is left out, because it may be the label too: a schema file (--schema) can make it a field"
+            for name in self.left_out
+        ]
 
 
 def _open_source(settings: PrepareSettings) -> _Source:
@@ -117,10 +127,12 @@ def _open_source(settings: PrepareSettings) -> _Source:
             split: [open_log(path, settings.log_format, settings.label) for path in paths]
             for split, paths in files.items()
         }
-        schema = logs["train"][0].infer_schema()
-        return _Source(FileSplits(logs), schema, [path for split in SPLITS for path in files[split]])
+        first = logs["train"][0]
+        paths = [path for split in SPLITS for path in files[split]]
+        return _Source(FileSplits(logs), first.infer_schema(), paths, left_out=first.left_out)
     log = open_log(settings.source, settings.log_format, settings.label)
-    return _Source(RowSplits(log, settings.split), log.infer_schema(), [settings.source])
+    rows = RowSplits(log, settings.split)
+    return _Source(rows, log.infer_schema(), [settings.source], left_out=log.left_out)
 
 
 def _final_schema(settings: PrepareSettings, inferred: FeatureSchema) -> FeatureSchema:

@@ -1,7 +1,9 @@
 """Turns raw text columns into clean record batches: checks label, text and numbers, refuses single rows."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,11 @@ from slimctr.errors import LogFormatError
 from slimctr.features import FeatureSchema, Field
 
 LABEL_COLUMN = "label"
-LABEL_VALUES = {
-    "0": 0, "1": 1, "-1": 0, "+1": 1, "0.0": 0, "1.0": 1, "-1.0": 0, "+1.0": 1, "false": 0, "true": 1,
-}  # fmt: skip
 VALUE_SEPARATOR = "|"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_NUMBER = re.compile(NUMBER)
 
-_LABEL_KEYS = pa.array(list(LABEL_VALUES), pa.string())
-_LABEL_CODES = pa.array(list(LABEL_VALUES.values()), pa.int8())
+_LABELS = {"true": 1, "false": 0, Decimal(1): 1, Decimal(0): 0, Decimal(-1): 0}
 _SHOWN_CHARACTERS = 60
 
 
@@ -65,27 +64,42 @@ def clean_batch(
 ) -> pa.RecordBatch:
     """Return `label` int8 and one string or list<string> column per field; leave out and count what does not fit.
 
-    Column `label` must hold a key of LABEL_VALUES, a numeric field a finite number, a required field a value.
+    Column `label` must hold true, false or a number equal to 0, 1 or -1 (no click), a numeric field a finite number, a
+    required field a value.
     A text column of a multi-valued field is split at `|`. A row without any value (a blank line) is skipped.
     `check` may hold rows that the caller refused already.
     """
     check = check or RowChecker(raw.rows)
     check.skip(_blank(raw.columns))
     label_text = _text(raw.columns[label], label, check)
-    codes = pc.index_in(label_text, value_set=_LABEL_KEYS, skip_nulls=True)
+    codes = _label_codes(label_text)
     check.refuse(_mask(pc.is_null(codes)), lambda row: _label_problem(label_text[row].as_py()))
     cleaned = [_clean_column(raw.columns[field.name], field, check) for field in schema.fields]
     check.report(raw, errors)
-    batch = pa.RecordBatch.from_arrays(
-        [_LABEL_CODES.take(codes), *cleaned], names=[LABEL_COLUMN, *schema.names]
-    )
+    batch = pa.RecordBatch.from_arrays([codes, *cleaned], names=[LABEL_COLUMN, *schema.names])
     return batch.filter(pa.array(~check.bad)) if check.bad.any() else batch
+
+
+def _label_codes(text: pa.Array) -> pa.Array:
+    """Return clicks as int8 (n,), null where the text is no label."""
+    encoded = pc.dictionary_encode(text)
+    codes = [_label_code(value) for value in encoded.dictionary.to_pylist()]
+    return pa.array(codes, pa.int8()).take(encoded.indices)
+
+
+def _label_code(text: str) -> int | None:
+    if not _NUMBER.fullmatch(text):
+        return _LABELS.get(text.lower())
+    try:
+        return _LABELS.get(Decimal(text))
+    except InvalidOperation:  # an exponent of more digits than a decimal has
+        return None
 
 
 def _label_problem(value: str | None) -> str:
     if value is None:
         return "the label is missing"
-    return f"label {value[:_SHOWN_CHARACTERS]!r} is not 0, 1, -1, +1, true or false"
+    return f"label {value[:_SHOWN_CHARACTERS]!r} is neither 0 nor 1 (nor -1, true or false)"
 
 
 def _blank(columns: dict[str, pa.Array]) -> np.ndarray:

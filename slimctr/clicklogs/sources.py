@@ -1,6 +1,7 @@
-"""Opens the files of a click log as byte streams, decompressed by suffix, and says how much has been read."""
+"""Opens the files of a click log as byte streams, decompressed by content, and says how much has been read."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,10 +10,12 @@ from slimctr.errors import LogFormatError
 
 COMPRESSION = {".zst": "zstd", ".gz": "gzip", ".bz2": "bz2"}
 FIRST_LINE_BYTES = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MAGIC = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip", b"BZh": "bz2"}
 
 
 class ByteSource:
-    """A readable, decompressed stream over one file; `fraction` is the share of the stored bytes consumed."""
+    """The decompressed bytes of one file without its byte order mark; the first bytes tell how it is compressed."""
 
     def __init__(self, path: Path):
         try:
@@ -21,9 +24,30 @@ class ByteSource:
             raise LogFormatError(f"no click log at {path}") from error
         except OSError as error:
             raise LogFormatError(f"cannot open {path}: {error}") from error
+        self._path = path
         self._bytes = max(self._file.size(), 1)
-        codec = COMPRESSION.get(path.suffix)
-        self.stream = pa.CompressedInputStream(self._file, codec) if codec else self._file
+        head = self._file.read(4)
+        self._file.seek(0)
+        codec = next((codec for magic, codec in _MAGIC.items() if head.startswith(magic)), None)
+        self._stream = pa.CompressedInputStream(self._file, codec) if codec else self._file
+        self._is_start = True
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes or more, fewer at the end, none behind it.
+
+        Raises LogFormatError for damaged content.
+        """
+        try:
+            block: bytes = self._stream.read(size)
+            if self._is_start:
+                self._is_start = False
+                while 0 < len(block) < len(_BYTE_ORDER_MARK) and (more := self._stream.read(size)):
+                    block += more
+                if block.startswith(_BYTE_ORDER_MARK):
+                    block = block.removeprefix(_BYTE_ORDER_MARK) or self._stream.read(size)
+        except OSError as error:
+            raise LogFormatError(f"{self._path} cannot be decompressed: {error}") from error
+        return block
 
     @property
     def fraction(self) -> float:
@@ -32,22 +56,21 @@ class ByteSource:
 
     def close(self) -> None:
         """Close the stream and the file."""
-        self.stream.close()
+        self._stream.close()
         self._file.close()
 
 
 def first_line(path: Path) -> str:
-    """Return the first line without its line end; raise LogFormatError when the file is empty or binary."""
+    """Return the first line that is not empty; raise LogFormatError when there is none or it is binary."""
     source = ByteSource(path)
     try:
-        head = source.stream.read(FIRST_LINE_BYTES)
-    except OSError as error:
-        raise LogFormatError(f"{path} cannot be decompressed: {error}") from error
+        head = source.read(FIRST_LINE_BYTES)
     finally:
         source.close()
-    if not head:
+    lines = head.lstrip(b"\r\n")
+    if not lines:
         raise LogFormatError(f"{path} is empty")
-    line = head.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0].rstrip(b"\r")
+    line = re.split(rb"[\r\n]", lines, maxsplit=1)[0]
     try:
         return line.decode()
     except UnicodeDecodeError as error:

@@ -28,19 +28,19 @@ class ParquetRows:
         self._waiting_rows += batch.num_rows
         self.rows += batch.num_rows
         if self._waiting_rows >= ROW_GROUP_ROWS:
-            self._flush()
+            self._write(self._waiting_rows // ROW_GROUP_ROWS * ROW_GROUP_ROWS)
 
     def close(self) -> None:
         """Write what waits and finish the file."""
-        if self._waiting:
-            self._flush()
+        if self._waiting_rows:
+            self._write(self._waiting_rows)
         self._writer.close()
 
-    def _flush(self) -> None:
+    def _write(self, rows: int) -> None:
         table = pa.Table.from_batches(self._waiting, schema=self._schema)
-        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        self._waiting.clear()
-        self._waiting_rows = 0
+        self._writer.write_table(table.slice(0, rows), row_group_size=ROW_GROUP_ROWS)
+        self._waiting = table.slice(rows).to_batches()
+        self._waiting_rows -= rows
 
 
 class SplitTally:

@@ -71,6 +71,8 @@ class SyntheticLog:
     wanted click rate and spread. Weights are hashes of (seed, field, id), so no table of ids is ever held.
     """
 
+    left_out: tuple[str, ...] = ()
+
     def __init__(self, spec: SyntheticSpec):
         self.spec = spec
         self.fraction = 0.0

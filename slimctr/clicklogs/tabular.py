@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slimctr.clicklogs.delimited import DelimitedFile, TextLayout
+from slimctr.clicklogs.parquet_values import as_text, check_type, is_list
 from slimctr.clicklogs.parse_errors import ParseErrors
 from slimctr.clicklogs.rows import RawBatch, RowChecker, clean_batch
 from slimctr.clicklogs.sources import first_line
@@ -21,20 +21,17 @@ PARQUET_BATCH_ROWS = 1 << 17
 
 
 class CsvLog:
-    """One CSV file with a header line (.tsv: tab-separated); empty and NaN cells are missing.
-
-    A row with a line break inside a cell is refused, because a quote that is never closed looks the same.
-    """
+    """One CSV file with a header line (.tsv: tab-separated, no quotes); empty and NaN cells are missing."""
 
     def __init__(self, path: Path, label: str | None = None):
-        delimiter = "\t" if ".tsv" in path.suffixes else ","
-        names = next(csv.reader([first_line(path)], delimiter=delimiter))
+        is_tsv = ".tsv" in path.suffixes
+        names = _header(path, delimiter="\t" if is_tsv else ",", quoted=not is_tsv)
         self._path = path
         self._label = _label_column(path, names, label)
+        self.left_out = _other_labels(names, self._label)
         self._names = names
-        self._file = DelimitedFile(
-            path, TextLayout(delimiter, quoted=True, header=True, missing=MISSING_CELLS), names
-        )
+        layout = TextLayout("\t" if is_tsv else ",", quoted=not is_tsv, header=True, missing=MISSING_CELLS)
+        self._file = DelimitedFile(path, layout, names)
 
     @property
     def fraction(self) -> float:
@@ -42,26 +39,18 @@ class CsvLog:
         return self._file.fraction
 
     def infer_schema(self) -> FeatureSchema:
-        """Return every column but the label as a categorical field, in file order."""
-        return _all_categorical(self._path, self._names, self._label)
+        """Return every column but the label and `left_out` as a categorical field, in file order."""
+        return _all_categorical(self._path, self._names, {self._label, *self.left_out})
 
     def batches(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[pa.RecordBatch]:
         """Yield clean batches (see ClickLog); columns that `schema` does not name are ignored."""
         _require_fields(self._path, self._names, schema)
-        # All columns are read: an open quote in a column that nobody wants swallows rows as well.
-        for raw in self._file.batches(self._names, errors):
-            check = RowChecker(raw.rows)
-            for name, cells in raw.columns.items():
-                broken = pc.fill_null(pc.match_substring(cells, "\n"), False)
-                check.refuse(
-                    broken.to_numpy(zero_copy_only=False),
-                    lambda row, name=name, cells=cells: _line_break_problem(name, cells[row].as_py()),
-                )
-            yield clean_batch(raw, self._label, schema, errors, check)
+        for raw in self._file.batches([self._label, *schema.names], errors):
+            yield clean_batch(raw, self._label, schema, errors)
 
 
 class ParquetLog:
-    """One Parquet file; integers and strings are values, lists multi-valued, floats fit numeric fields only."""
+    """One Parquet file; docs/data.md says which types are read and as what."""
 
     def __init__(self, path: Path, label: str | None = None):
         try:
@@ -74,66 +63,60 @@ class ParquetLog:
         self._path = path
         self._names = self._file.schema_arrow.names
         self._label = _label_column(path, self._names, label)
+        self.left_out = _other_labels(self._names, self._label)
 
     def infer_schema(self) -> FeatureSchema:
-        """Return every column but the label as a categorical field; list columns are multi-valued."""
-        lists = {column.name for column in self._file.schema_arrow if _is_list(column.type)}
-        return _all_categorical(self._path, self._names, self._label, lists)
+        """Return every column but the label and `left_out` as a categorical field; list columns are multi-valued."""
+        lists = {column.name for column in self._file.schema_arrow if is_list(column.type)}
+        return _all_categorical(self._path, self._names, {self._label, *self.left_out}, lists)
 
     def batches(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[pa.RecordBatch]:
         """Yield clean batches (see ClickLog); line numbers are row numbers from 1."""
         _require_fields(self._path, self._names, schema)
-        numeric = {field.name for field in schema.fields if field.kind == "numeric"} | {self._label}
-        start, total = 0, max(self._file.metadata.num_rows, 1)
+        numeric = {field.name for field in schema.fields if field.kind == "numeric"}
         columns = [self._label, *schema.names]
+        arrow = self._file.schema_arrow
+        if is_list(arrow.field(self._label).type):
+            raise LogFormatError(f"{self._path}: the label column '{self._label}' holds lists, not 0 and 1")
+        check_type(self._label, arrow.field(self._label).type, is_numeric=False)
+        for name in schema.names:
+            check_type(name, arrow.field(name).type, is_numeric=name in numeric)
+        numbers = numeric | {self._label}
+        start, total = 0, max(self._file.metadata.num_rows, 1)
         for batch in self._file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
-            texts = {name: self._as_text(name, batch.column(name), name in numeric) for name in columns}
+            check = RowChecker(batch.num_rows)
+            texts = {
+                name: as_text(name, batch.column(name), check, is_number=name in numbers) for name in columns
+            }
             first = start + 1
             raw = RawBatch(self._path, texts, batch.num_rows, lambda row, first=first: first + row)
             start += batch.num_rows
             self.fraction = start / total
-            yield clean_batch(raw, self._label, schema, errors)
-
-    def _as_text(self, name: str, values: pa.Array, numeric: bool) -> pa.Array:
-        kind = values.type
-        if pa.types.is_dictionary(kind):
-            return self._as_text(name, values.dictionary_decode(), numeric)
-        if _is_list(kind):
-            items = self._as_text(name, values.values, numeric=False)
-            kind_of_list = pa.ListArray if pa.types.is_list(kind) else pa.LargeListArray
-            texts = kind_of_list.from_arrays(values.offsets, items, mask=pc.is_null(values))
-            return texts.cast(pa.list_(pa.string()))
-        if pa.types.is_floating(kind) and numeric:
-            return pc.if_else(pc.is_nan(values), None, values).cast(pa.string())
-        if pa.types.is_boolean(kind) and name == self._label:
-            return values.cast(pa.string())
-        if (
-            pa.types.is_integer(kind)
-            or pa.types.is_string(kind)
-            or pa.types.is_large_string(kind)
-            or _is_binary(kind)
-        ):
-            return values
-        if pa.types.is_null(kind):
-            return values.cast(pa.string())
-        raise LogFormatError(
-            f"{self._path}: column '{name}' is {kind}; a categorical value is an integer or a string. "
-            "Cast the column, or declare it numeric in a schema file (--schema)"
-        )
+            yield clean_batch(raw, self._label, schema, errors, check)
 
 
-def _line_break_problem(name: str, cell: bytes) -> str:
-    lines = cell.rstrip().count(b"\n") + 1
-    return f"column '{name}' goes on over {lines} lines: is a quote never closed?"
+def _header(path: Path, delimiter: str, quoted: bool) -> list[str]:
+    """Return the column names of the first line, without spaces around them."""
+    line = first_line(path)
+    if not quoted:
+        return [name.strip() for name in line.split(delimiter)]
+    try:
+        return [name.strip() for name in next(csv.reader([line], strict=True, delimiter=delimiter))]
+    except csv.Error as error:
+        raise LogFormatError(f"{path}: the header line is no csv: {error}") from error
 
 
 def _label_column(path: Path, names: list[str], label: str | None) -> str:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise LogFormatError(f"{path}: column {', '.join(repeated)} occurs twice")
-    for candidate in (label,) if label else DEFAULT_LABELS:
-        if candidate in names:
-            return candidate
+    found = [name for name in ((label,) if label else DEFAULT_LABELS) if name in names]
+    if len(found) > 1:
+        raise LogFormatError(
+            f"{path} has the columns {' and '.join(found)}, and each could be the label: name it with --label"
+        )
+    if found:
+        return found[0]
     looked_for = f"'{label}'" if label else ", ".join(DEFAULT_LABELS)
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
     raise LogFormatError(
@@ -142,13 +125,18 @@ def _label_column(path: Path, names: list[str], label: str | None) -> str:
     )
 
 
+def _other_labels(names: list[str], label: str) -> tuple[str, ...]:
+    """Columns that name a label as well: the click itself must not become a feature unless a schema file says so."""
+    return tuple(name for name in names if name in DEFAULT_LABELS and name != label)
+
+
 def _all_categorical(
-    path: Path, names: list[str], label: str, multivalued: set[str] = frozenset()
+    path: Path, names: list[str], labels: set[str], multivalued: set[str] = frozenset()
 ) -> FeatureSchema:
     fields = [
         {"name": name, "kind": "categorical", "multivalued": name in multivalued}
         for name in names
-        if name != label
+        if name not in labels
     ]
     return FeatureSchema.parse({"fields": fields}, str(path))
 
@@ -157,11 +145,3 @@ def _require_fields(path: Path, names: list[str], schema: FeatureSchema) -> None
     absent = [name for name in schema.names if name not in names]
     if absent:
         raise LogFormatError(f"{path} has no column {', '.join(absent)}, which the schema names")
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -33,7 +33,7 @@ def test_bad_lines_are_counted_with_their_numbers(write, read_log):
     reading = read_log(CriteoLog(path))
     assert len(reading.rows["label"]) == 3
     assert sorted(reading.refused) == [
-        (2, "label 'x' is not 0, 1, -1, +1, true or false"),
+        (2, "label 'x' is neither 0 nor 1 (nor -1, true or false)"),
         (3, "3 cells instead of 40"),
         (5, "numeric field 'I5' holds 'many', not a finite number"),
     ]

@@ -44,10 +44,42 @@ def test_tsv_is_tab_separated(write, read_log):
 
 @pytest.mark.parametrize(
     ("text", "clicked"),
-    [("1", 1), ("0", 0), ("-1", 0), ("+1", 1), ("1.0", 1), ("0.0", 0), ("true", 1), ("false", 0)],
+    [
+        *[("1", 1), ("0", 0), ("-1", 0), ("+1", 1), ("1.0", 1), ("0.0", 0), ("true", 1), ("false", 0)],
+        *[("1.0000e+00", 1), ("0.0000e+00", 0), ("-0", 0), ("-0.0", 0), ("01", 1), ("1.", 1), (".0", 0)],
+        *[("10e-1", 1), ("1E0", 1), ("0e99", 0), ("True", 1), ("False", 0), ("TRUE", 1), ("-1.000e0", 0)],
+    ],
 )
-def test_labels_that_are_understood(write, read_log, text, clicked):
+def test_a_label_is_a_number_equal_to_0_or_1(write, read_log, text, clicked):
     assert read_log(CsvLog(write("train.csv", f"label,a\n{text},x\n"))).rows["label"] == [clicked]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[
+            "2",
+            "0.5",
+            "1.0000000000000000001",
+            "1e-400",
+            "yes",
+            "t",
+            "nan",
+            "inf",
+            "0x1",
+            "1_0",
+            " 1",
+            "--1",
+            "1e",
+            "١",
+        ],
+        *["1e999999999999", "1e-99999999999999999999", "1e99999999999999999999"],
+    ],
+)
+def test_any_other_label_refuses_its_row(write, read_log, text):
+    reading = read_log(CsvLog(write("train.csv", f"label,a\n1,x\n{text},x\n")))
+    assert reading.rows["label"] == [1]
+    assert [number for number, _ in reading.refused] == [3]
 
 
 def test_refused_lines_keep_their_numbers(write, read_log):
@@ -59,7 +91,7 @@ def test_refused_lines_keep_their_numbers(write, read_log):
     assert reading.rows["label"] == [1, 1, 1]
     assert sorted(reading.refused) == [
         (3, "1 cells instead of 2"),
-        (4, "label '2' is not 0, 1, -1, +1, true or false"),
+        (4, "label '2' is neither 0 nor 1 (nor -1, true or false)"),
         (6, "the label is missing"),
         (7, "3 cells instead of 2"),
         (8, r"column 'a' is not UTF-8 text: b'\xff\xfe'"),
@@ -81,7 +113,7 @@ def test_an_unclosed_quote_is_one_error_that_says_how_far_it_reaches(write, read
         assert reading.rows["a"] == ["x"]
         [(number, detail)] = reading.refused
         assert number == 3
-        assert "over 2 lines: is a quote never closed?" in detail
+        assert detail == "a quote is opened and never closed (the row goes on over 2 lines)"
 
 
 def test_only_the_first_errors_are_kept(write, read_log):
@@ -111,12 +143,27 @@ def test_numeric_required_and_multivalued_fields(write, read_log):
         ("user,item\n1,2\n", None, "no label column .*label, click, clicked among user, item"),
         ("label,item\n1,2\n", "clicks", "looked for 'clicks'"),
         ("label,a,a\n1,2,2\n", None, "column a occurs twice"),
+        ("label,a, a\n1,2,2\n", None, "column a occurs twice"),
+        ('label,"a" b\n1,2\n', None, "the header line is no csv"),
+        ('label,"a\nb"\n1,2\n', None, "the header line is no csv"),
+        (
+            "label,click,a\n1,0,2\n",
+            None,
+            "label and click, and each could be the label: name it with --label",
+        ),
         ("", None, "is empty"),
     ],
 )
 def test_unusable_headers(write, text, label, message):
     with pytest.raises(LogFormatError, match=message):
         CsvLog(write("train.csv", text), label)
+
+
+def test_names_may_have_spaces_around_them_and_the_label_may_be_chosen(write, read_log):
+    path = write("train.csv", 'label, click ," a"\n1,0, x \n')
+    log = CsvLog(path, "click")
+    assert read_log(log).rows == {"label": [0], "a": [" x "]}
+    assert log.left_out == ("label",)
 
 
 def test_a_column_name_that_is_no_field_name_is_named(write):
@@ -134,7 +181,7 @@ def test_damaged_files_are_log_format_errors(write, tmp_path):
     with pytest.raises(LogFormatError, match="no click log at"):
         CsvLog(tmp_path / "absent.csv")
     with pytest.raises(LogFormatError, match="cannot be decompressed"):
-        CsvLog(write("plain.csv", "label,a\n").rename(tmp_path / "train.csv.gz"))
+        CsvLog(write("train.csv", b"\x1f\x8bno archive"))
     with pytest.raises(LogFormatError, match="not UTF-8"):
         CsvLog(write("binary.csv", b"\xff\xd8\xff"))
     with pytest.raises(LogFormatError, match="no Parquet file"):
@@ -145,7 +192,7 @@ def test_a_truncated_archive_is_an_error_and_not_a_short_log(write, read_log):
     rows = np.random.default_rng(0).integers(0, 10**9, 200_000)
     path = write("train.csv.gz", "label,a\n" + "\n".join(f"1,{row}" for row in rows))
     path.write_bytes(path.read_bytes()[:-20_000])
-    with pytest.raises(LogFormatError, match=r"train\.csv\.gz cannot be read"):
+    with pytest.raises(LogFormatError, match=r"train\.csv\.gz cannot be decompressed: Truncated"):
         read_log(CsvLog(path))
 
 
@@ -178,12 +225,6 @@ def test_parquet_numbers(tmp_path, read_log):
     reading = read_log(log, schema_of(number("price")))
     assert reading.rows == {"label": [0, 1], "price": ["1.5", None]}
     assert reading.refused == [(3, "numeric field 'price' holds 'inf', not a finite number")]
-
-
-@pytest.mark.parametrize("values", [[0.5], [True], [[0.5]]])
-def test_parquet_values_that_are_no_categories(tmp_path, read_log, values):
-    with pytest.raises(LogFormatError, match="column 'a' is "):
-        read_log(parquet(tmp_path, label=[1], a=values))
 
 
 def test_lists_need_a_multivalued_field(tmp_path, read_log):
