@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import re
+import time
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from model_store.names import OutcomeId, RequestId
 from service.errors import BadJson, Fault, InvalidInput, TooLarge
@@ -16,10 +18,22 @@ from service.intake import check_content_type, read_body
 from service.settings import Settings
 
 MAX_OUTCOMES = 10_000
-# Beyond this a time can only be in milliseconds: 10^11 seconds are the year 5138.
-MAX_SECONDS = 1e11
+# What has not happened yet was written in another unit or by a wrong clock; a day of error is forgiven.
+MAX_AHEAD_S = 86_400.0
+NOT_A_TIME = (
+    "must be seconds since the epoch (not milliseconds) or RFC 3339 with a time zone, at most a day ahead"
+)
 
-Seconds = Annotated[float, Field(ge=0, lt=MAX_SECONDS, allow_inf_nan=False)]
+
+def _is_date(value: Any) -> Any:
+    """Refuse what pydantic would take for a count of seconds or milliseconds, numbers within texts included."""
+    if not isinstance(value, str) or re.match(r"[0-9]{4}-", value) is None:
+        raise ValueError(NOT_A_TIME)
+    return value
+
+
+Seconds = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+Date = Annotated[AwareDatetime, BeforeValidator(_is_date)]
 
 router = APIRouter(tags=["experiments"])
 
@@ -33,10 +47,12 @@ class OutcomeItem(BaseModel):
     request_id: RequestId
     index: Annotated[int, Field(ge=0, strict=True)]
     clicked: Literal[0, 1]
-    occurred_at: Seconds | AwareDatetime = Field(
-        description="Seconds since the epoch, or RFC 3339 with a time zone."
+    occurred_at: Seconds | Date = Field(
+        description="Seconds since the epoch, or RFC 3339 with a time zone; at most a day in the future."
     )
-    restate: bool = Field(default=False, description="Replace an earlier, different outcome of the row.")
+    restate: bool = Field(
+        default=False, strict=True, description="Replace an earlier, different outcome of the row."
+    )
 
 
 REQUEST_SCHEMA = {
@@ -87,7 +103,7 @@ async def report(request: Request) -> Response:
     experiments: Experiments = request.app.state.experiments
     check_content_type(request)
     body = await read_body(request, settings)
-    items, faults = await asyncio.to_thread(read_outcomes, body)
+    items, faults = await asyncio.to_thread(read_outcomes, body, time.time())
     if faults and not items:
         raise InvalidInput(faults)
     found = await experiments.outcomes(items)
@@ -96,8 +112,8 @@ async def report(request: Request) -> Response:
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
-def read_outcomes(body: bytes) -> tuple[list[Outcome], list[Fault]]:
-    """Return the valid outcomes of a body, and one fault for each item that is not.
+def read_outcomes(body: bytes, now: float) -> tuple[list[Outcome], list[Fault]]:
+    """Return the valid outcomes of a body, and one fault for each item that is not; `now` in seconds since the epoch.
 
     Raises BadJson, InvalidInput when it is not an object with a list of outcomes, TooLarge.
     """
@@ -115,9 +131,14 @@ def read_outcomes(body: bytes) -> tuple[list[Outcome], list[Fault]]:
     items, faults = [], []
     for position, entry in enumerate(entries):
         try:
-            items.append(_outcome(OutcomeItem.model_validate(entry)))
+            outcome = _outcome(OutcomeItem.model_validate(entry))
         except ValidationError as error:
             faults.append(_fault(position, error))
+            continue
+        if 0 <= outcome.occurred_at <= now + MAX_AHEAD_S:
+            items.append(outcome)
+        else:
+            faults.append(Fault(f"#/outcomes/{position}/occurred_at", NOT_A_TIME))
     return items, faults
 
 
@@ -137,7 +158,7 @@ def _fault(position: int, error: ValidationError) -> Fault:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     if name == "occurred_at":
-        detail = "must be seconds since the epoch (not milliseconds), or RFC 3339 with a time zone"
+        detail = "is required" if first["type"] == "missing" else NOT_A_TIME
     elif first["type"] == "model_type":
         detail = f"must be an object with {', '.join(OutcomeItem.model_fields)}"
     elif first["type"] in ("missing", "extra_forbidden"):

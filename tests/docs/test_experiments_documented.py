@@ -25,7 +25,7 @@ def test_the_example_file_loads_and_shows_every_key(tmp_path: Path) -> None:
 
 def test_the_example_outcome_is_accepted() -> None:
     body = re.search(r"POST /v1/outcomes\n(.*)\n", PAGE)[1]
-    items, faults = read_outcomes(body.encode())
+    items, faults = read_outcomes(body.encode(), 1.7e9 + 60)
     assert (len(items), faults) == (1, [])
 
 
