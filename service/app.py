@@ -47,7 +47,7 @@ from service.routes import (
     problems,
     reference,
 )
-from service.routes.direct import DirectApp
+from service.routes.direct import DirectApp, allowed_methods
 from service.settings import Settings
 from service.telemetry.loop_lag import watch_loop_lag
 from service.telemetry.metrics import Metrics
@@ -62,7 +62,7 @@ FLUSH_SECONDS = 5.0
 logger = logging.getLogger("slimctr.app")
 
 
-def create_app(settings: Settings, ahead: Ahead | None = None) -> FastAPI:
+def create_app(settings: Settings, ahead: Ahead | None = None) -> DirectApp:
     """Return the application; its lifespan opens state, pool and experiments, and closes them in reverse.
 
     Versions that `ahead` has verified or opened are not verified or opened again.
@@ -76,6 +76,7 @@ def create_app(settings: Settings, ahead: Ahead | None = None) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         responses=PROBLEM_RESPONSES,
     )
     app.state = SimpleNamespace()  # type: ignore[assignment]  # the framework's own looks names up in Python
@@ -157,11 +158,14 @@ def _http_problem(request: Request, error: Exception) -> Response:
     """Answer what the framework refuses (404, 405 and the like)."""
     assert isinstance(error, HTTPException)
     kind = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}.get(error.status_code, BAD_REQUEST)
+    headers = dict(error.headers or {})
+    if kind is METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(allowed_methods(request))
     problem = Problem(
         kind,
-        f"{request.method} {request.url.path}: {str(error.detail).lower()}",
+        f"{request.method} {request.scope['path']}: {str(error.detail).lower()}",
         error.status_code,
-        headers=dict(error.headers or {}),
+        headers=headers,
     )
     return _respond(request, problem)
 
@@ -185,4 +189,4 @@ def _fault(entry: dict[str, Any]) -> Fault:
 def _respond(request: Request, problem: Problem) -> Response:
     context = context_of(request)
     context.log["slug"] = problem.kind.slug
-    return problem_response(problem, path=request.url.path, request_id=context.trace_id)
+    return problem_response(problem, path=request.scope["path"], request_id=context.trace_id)

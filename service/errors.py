@@ -9,7 +9,7 @@ ServiceError
 ├── Unauthenticated, Forbidden, ModelControlDisabled
 ├── UnknownName            a model, version or label that is not served
 ├── VersionInUse, LoadFailed
-├── TooLarge, ReceiveTimeout, UnsupportedMediaType, NotOffered
+├── TooLarge, HeadTooLarge, TargetTooLong, VersionNotSupported, ReceiveTimeout, UnsupportedMediaType, NotOffered
 ├── NonFiniteScore         the network gave NaN or infinity
 └── Unavailable            try again later
     ├── QueueFull
@@ -103,6 +103,18 @@ class LoadFailed(ServiceError):
 
 class TooLarge(ServiceError):
     """A body, or its rows, above the limit."""
+
+
+class HeadTooLarge(ServiceError):
+    """Request line, headers and trailers above the limit."""
+
+
+class TargetTooLong(ServiceError):
+    """A request target above the limit."""
+
+
+class VersionNotSupported(ServiceError):
+    """A version of HTTP that is not spoken here."""
 
 
 class ReceiveTimeout(ServiceError):
@@ -232,6 +244,15 @@ PROBLEMS: dict[type[Exception], ProblemKind] = {
         408, "receive-timeout", "The request took too long to arrive", "Send it faster or smaller."
     ),
     TooLarge: ProblemKind(413, "too-large", "The body or its rows are above the limit", "Split the request."),
+    TargetTooLong: ProblemKind(
+        414, "target-too-long", "The target of the request is too long", "Send values in the body."
+    ),
+    HeadTooLarge: ProblemKind(
+        431, "head-too-large", "The headers of the request are too large", "Send fewer or shorter headers."
+    ),
+    VersionNotSupported: ProblemKind(
+        505, "version-not-supported", "This version of HTTP is not spoken here", "Send HTTP/1.1."
+    ),
     UnsupportedMediaType: ProblemKind(
         415,
         "unsupported-media-type",

@@ -1,14 +1,11 @@
 """Reads what a request brings before it is parsed: the body within its limits, and the deadline."""
 
 import asyncio
-from collections.abc import Coroutine, Generator
-from types import coroutine
-from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.types import Receive
 
-from service.errors import BadHeader, BadRequest, ReceiveTimeout, TooLarge, UnsupportedMediaType
+from service.errors import BadHeader, BadRequest, TooLarge, UnsupportedMediaType
 from service.http.content_coding import codings_of, decoded
 from service.http.headers import list_of
 from service.settings import Settings
@@ -35,25 +32,13 @@ def check_content_type(request: Request, *others: str) -> str:
 async def read_body(request: Request, settings: Settings) -> bytes:
     """Return the body, decompressed; every limit is enforced while reading.
 
-    Raises TooLarge, ReceiveTimeout, UnsupportedMediaType, BadHeader, BadRequest.
+    Raises TooLarge, UnsupportedMediaType, BadHeader, BadRequest, and what the connection raises: ReceiveTimeout, say.
     """
     _check_announced_length(request.headers.get("content-length"), settings.max_body_bytes)
     codings: tuple[str, ...] = ()
     if "content-encoding" in request.headers:
         codings = codings_of(list_of(request, b"content-encoding"))
-    reading = _read_messages(request.receive, settings.max_body_bytes)
-    try:
-        waits_for = reading.send(None)
-    except StopIteration as done:  # it was there already, as small bodies are: no timer is needed
-        body = cast(bytes, done.value)
-    else:
-        try:
-            async with asyncio.timeout(settings.receive_timeout_s):
-                body = await _continued(reading, waits_for)
-        except TimeoutError as error:
-            raise ReceiveTimeout(
-                f"the body did not arrive within {settings.receive_timeout_s} s (receive_timeout_s)"
-            ) from error
+    body = await _read_messages(request.receive, settings.max_body_bytes)
     if not codings:
         return body
     # Tens of megabytes take a tenth of a second: too long for the event loop.
@@ -96,21 +81,6 @@ def _check_announced_length(header: str | None, max_bytes: int) -> None:
         raise BadHeader(f"Content-Length '{header[:40]}' is not a number")
     if int(header) > max_bytes:
         raise TooLarge(f"the body of {header} bytes is above max_body_bytes ({max_bytes})")
-
-
-@coroutine
-def _continued(begun: Coroutine[Any, Any, bytes], waits_for: Any) -> Generator[Any, Any, bytes]:
-    """Await the rest of a coroutine that was begun by hand and has yielded `waits_for`."""
-    try:
-        while True:
-            try:
-                sent = yield waits_for
-            except BaseException as error:
-                waits_for = begun.throw(error)
-            else:
-                waits_for = begun.send(sent)
-    except StopIteration as done:
-        return cast(bytes, done.value)
 
 
 async def _read_messages(receive: Receive, max_bytes: int) -> bytes:

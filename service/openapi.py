@@ -20,7 +20,12 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     """Return the document of `app`, made once."""
     if app.openapi_schema is None:
         document = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            # Where the document itself was found: a proxy may serve everything below a path of its own.
+            servers=[{"url": "."}],
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for body in (ProblemAnswer, *PREDICT_FORMS):  # no parameter of a route names them

@@ -9,17 +9,19 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
 
 from service.ahead import Ahead
 from service.app import FLUSH_SECONDS, create_app
+from service.http.connections import SWEEP_S, Connections
 from service.http.protocol import ServiceProtocol
 from service.lifecycle import Lifecycle
+from service.routes.direct import DirectApp
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 from slimctr.errors import ConfigError
 
 BACKLOG = 2048
+SWEEP_TICKS = round(SWEEP_S / 0.1)
 
 logger = logging.getLogger("slimctr.server")
 
@@ -34,19 +36,28 @@ class DrainingServer(uvicorn.Server):
         self,
         config: uvicorn.Config,
         lifecycle: Lifecycle,
+        connections: Connections,
         drain_delay_s: float,
         on_started: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self.server_state = self._connections = connections
         self._lifecycle = lifecycle
         self._drain_delay_s = drain_delay_s
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, listen, and tell whoever waits for it."""
+        self._connections.limit_descriptors()
         await super().startup(sockets=sockets)
         if self.started:
             self._on_started()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is done ten times a second; return whether the server should stop."""
+        if counter % SWEEP_TICKS == 0:
+            self._connections.sweep()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""
@@ -80,7 +91,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def build_server(
-    app: FastAPI, settings: Settings, on_started: Callable[[], None] = lambda: None
+    app: DirectApp, settings: Settings, on_started: Callable[[], None] = lambda: None
 ) -> DrainingServer:
     """Return a server for one process; `run()` or `serve()` it. `on_started` is called once it accepts requests."""
     config = uvicorn.Config(
@@ -95,10 +106,10 @@ def build_server(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=graceful_seconds(settings),
     )
-    return DrainingServer(config, app.state.lifecycle, settings.drain_delay_s, on_started)
+    connections = Connections(settings, app.refuse)
+    return DrainingServer(config, app.state.lifecycle, connections, settings.drain_delay_s, on_started)
 
 
 def graceful_seconds(settings: Settings) -> int:

@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 65
     receive_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    send_timeout_s: Annotated[float, Field(gt=0, le=600)] = 30.0
     drain_delay_s: Seconds = 5.0
     shutdown_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
 

@@ -1,30 +1,35 @@
 """Runs a bare ASGI application under the server of the service, in a thread, on a free port."""
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
-from fastapi import FastAPI
 
+from service.context import ContextMiddleware
 from service.lifecycle import Lifecycle
+from service.routes.direct import DirectApp
 from service.server import DrainingServer, build_server
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 WAIT_SECONDS = 20.0
 Serve = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 
-class BareApp(FastAPI):
+class BareApp(DirectApp):
     """Hands each HTTP request to one coroutine function."""
 
     def __init__(self, serve: Serve) -> None:
         super().__init__()
         self.state.lifecycle = Lifecycle()
-        self._serve = serve
+        metrics = Metrics()
+        self.add_context(metrics, self.state.lifecycle)
+        self._serve = ContextMiddleware(serve, metrics, self.state.lifecycle)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -54,6 +59,18 @@ def asgi_server(serve: Serve, **settings: Any) -> Iterator[tuple[tuple[str, int]
             assert not thread.is_alive(), "the server did not stop"
 
 
+class Echo:
+    """Answers with what it took from the request, and keeps that."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, bytes]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = (scope["method"], scope["path"], await read_body(receive))
+        self.seen.append(request)
+        await answer(send, repr(request).encode())
+
+
 async def read_body(receive: Callable[[], Awaitable[dict[str, Any]]]) -> bytes:
     """Return the whole body of a request."""
     body, more = b"", True
@@ -74,13 +91,45 @@ async def answer(
     await send({"type": "http.response.body", "body": content})
 
 
-def exchange(address: tuple[str, int], *packets: bytes) -> bytes:
-    """Send packets, each once the one before has left, and return everything that comes until the server closes."""
+class Answer(NamedTuple):
+    """One answer of several on a connection."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def problem(self) -> Any:
+        """The problem document."""
+        assert self.headers["content-type"] == "application/problem+json"
+        return json.loads(self.body)
+
+
+def answers(received: bytes) -> list[Answer]:
+    """Take the bytes of a connection apart; every answer has a Content-Length."""
+    found = []
+    while received:
+        head, _, received = received.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        status = int(lines[0].split(" ")[1])
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+        length = int(headers.get("content-length", "0"))
+        if status != 100:
+            found.append(Answer(status, headers, received[:length]))
+        received = received[length:]
+    return found
+
+
+def exchange(address: tuple[str, int], *packets: bytes) -> list[Answer]:
+    """Send packets and return the answers that come until the server closes; the last request should ask for that."""
     with socket.create_connection(address, WAIT_SECONDS) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for packet in packets:
-            client.sendall(packet)
-        return read_all(client)
+        try:
+            for packet in packets:
+                client.sendall(packet)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has heard enough; what it said may be there
+        return answers(read_all(client))
 
 
 def read_all(client: socket.socket) -> bytes:

@@ -37,8 +37,8 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 def front() -> Response:
-    """Lead a person who opens the address of the service to the page."""
-    return RedirectResponse("/dashboard")
+    """Lead a person who opens the address of the service to the page, also below the path of a proxy."""
+    return RedirectResponse("dashboard")
 
 
 @router.get("/dashboard")

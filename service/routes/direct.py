@@ -6,13 +6,17 @@ from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.context import ContextMiddleware
 from service.lifecycle import Lifecycle
 from service.telemetry.metrics import Metrics
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+ROUTE_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class DirectRequest(Request):
@@ -60,8 +64,10 @@ class DirectApp(FastAPI):
 
     def add_context(self, metrics: Metrics, lifecycle: Lifecycle) -> None:
         """Wrap every request, of direct routes and of all others, in `ContextMiddleware`."""
+        self.add_middleware(HeadAsGet)
         self.add_middleware(ContextMiddleware, metrics=metrics, lifecycle=lifecycle)
         self._direct = ContextMiddleware(_call_endpoint, metrics, lifecycle)
+        self.refuse = ContextMiddleware(_refuse, metrics, lifecycle)
 
     def keep_direct_routes(self) -> None:
         """Take the direct routes that were added so far off the framework's path."""
@@ -81,6 +87,40 @@ class DirectApp(FastAPI):
         await super().__call__(scope, receive, send)
 
 
+def allowed_methods(request: Request) -> list[str]:
+    """Return what any route answers on the path of `request`."""
+    routes = request.app.router.routes
+    found = [
+        method
+        for method in ROUTE_METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    return ["HEAD", *found] if "GET" in found else found
+
+
+class HeadAsGet:
+    """Let every GET route answer HEAD: the application sees GET, the server leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        as_get = {**scope, "method": "GET"}
+        try:
+            await self._app(as_get, receive, send)
+        finally:
+            scope["route"] = as_get.get("route")
+
+
 async def _call_endpoint(scope: Scope, receive: Receive, send: Send) -> None:
     response = await scope["route"].endpoint(DirectRequest(scope, receive))
     await response(scope, receive, send)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request that the protocol could not read."""
+    raise scope["slimctr.refusal"]

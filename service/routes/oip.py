@@ -234,7 +234,7 @@ async def unload(request: Request, model: Model) -> Document:
 async def not_offered(request: Request) -> None:
     """Refuse the extensions that a client may know from other servers."""
     raise NotOffered(
-        f"{request.url.path} belongs to an extension that is not offered; GET /v2 lists those that are"
+        f"{request.scope['path']} belongs to an extension that is not offered; GET /v2 lists those that are"
     )
 
 

@@ -52,7 +52,7 @@ def render(document: dict[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>'
         f"<body><h1>{title}</h1><p>{escape(info.get('description', ''))} "
-        f'Machines read <a href="/openapi.json">/openapi.json</a>.</p>{"".join(sections)}</body></html>'
+        f'Machines read <a href="openapi.json">openapi.json</a>.</p>{"".join(sections)}</body></html>'
     )
 
 

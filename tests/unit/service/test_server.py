@@ -86,4 +86,3 @@ def test_drain_stop_and_flush_fit_into_the_shutdown_time(tmp_path: Path) -> None
     assert graceful_seconds(Settings(insecure=True, drain_delay_s=5, shutdown_timeout_s=6)) == 1
     config = server(tmp_path, 5).config
     assert config.timeout_graceful_shutdown == 20
-    assert config.timeout_keep_alive == 65

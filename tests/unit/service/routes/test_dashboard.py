@@ -46,7 +46,7 @@ def test_the_page_and_every_asset_it_names_are_served(client: Client) -> None:
 
 def test_the_bare_address_leads_to_the_page(client: Client) -> None:
     front = client.get("/")
-    assert (front.status_code, front.headers["location"]) == (307, "/dashboard")
+    assert (front.status_code, front.headers["location"]) == (307, "dashboard")
 
 
 def test_no_other_file_is_served(client: Client) -> None:
