@@ -20,10 +20,8 @@ def bind(spec: ExperimentSpec, state: State, store: ModelStore) -> dict[str, int
     Raises ConfigError when the key has run with other variants, seed or windows, when a version does not exist,
     or when two versions were trained on different features or vocabularies.
     """
-    frozen = spec.model_dump(mode="json", exclude=_CHANGEABLE)
-    kept = json.loads(
-        state.register(spec.key, json.dumps({"spec": frozen, "versions": _resolve(spec, store)}))
-    )
+    frozen = _frozen(spec)
+    kept = json.loads(state.register(spec.key, definition(spec, _resolve(spec, store))))
     if kept["spec"] != frozen:
         names = ", ".join(sorted(name for name in frozen if frozen[name] != kept["spec"].get(name)))
         raise ConfigError(
@@ -33,6 +31,15 @@ def bind(spec: ExperimentSpec, state: State, store: ModelStore) -> dict[str, int
     versions: dict[str, int] = kept["versions"]
     _check_comparable(spec, versions, store)
     return versions
+
+
+def definition(spec: ExperimentSpec, versions: dict[str, int]) -> str:
+    """Return what the state keeps of an experiment: what must not change under its key, and the bound versions."""
+    return json.dumps({"spec": _frozen(spec), "versions": versions})
+
+
+def _frozen(spec: ExperimentSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude=_CHANGEABLE)
 
 
 def _resolve(spec: ExperimentSpec, store: ModelStore) -> dict[str, int]:

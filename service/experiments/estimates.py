@@ -36,18 +36,27 @@ def read_estimates(state: State, spec: ExperimentSpec, now: float) -> Estimates:
     # Read before the whole: a row that joins in between may count a moment early, but never counts below zero.
     undecided = state.sums(spec.key, cut, slice_of(now) + 2)
     whole = state.sums(spec.key, ALL_TIME, ALL_TIME + 1)
-    windows[ALL] = {key: sums - undecided.get(key, CellSums()) for key, sums in whole.items()}
+    windows[ALL] = {
+        key: _all_time(sums - undecided.get(key, CellSums()), windows["24h"].get(key, CellSums()))
+        for key, sums in whole.items()
+    }
     return Estimates(now, min(now, cut * SLICE_S), label_coverage(slices, now, spec.maturity_s), windows)
+
+
+def _all_time(whole: CellSums, day: CellSums) -> CellSums:
+    """Return the sums of all time, or those of the last day when the state lost what came before."""
+    return whole if whole.plausible and whole.exposed >= day.exposed else day
 
 
 def cut_slice(slices: Sequence[SliceProgress], now: float, maturity_s: float) -> int:
     """Return the first slice that no estimate covers; the same for all variants, so that they stay comparable.
 
-    Everything mature is covered. Younger rows would be clicks only, as long as non-clicks are decided by
-    maturity; they count early when the producer reports non-clicks too and has decided 95 % of these rows.
+    Everything mature is covered, also where rows are undecided: the state lost their exposures (label coverage
+    says how many), and waiting for them would be waiting for ever. Younger rows would be clicks only, as long as
+    non-clicks are decided by maturity; they count early when the producer reports non-clicks too and has decided
+    95 % of these rows.
     """
-    mature = slice_of(now - maturity_s)
-    cut = min([mature, *(found.slice for found in slices if found.decided < found.exposed)])
+    cut = slice_of(now - maturity_s)
     exposed = decided = declined = 0
     for found in slices:
         if found.slice < cut:
@@ -65,7 +74,8 @@ def label_coverage(slices: Sequence[SliceProgress], now: float, maturity_s: floa
     """Return decided over exposed rows older than maturity; None when there are none."""
     mature = [found for found in slices if found.slice < slice_of(now - maturity_s)]
     exposed = sum(found.exposed for found in mature)
-    return sum(found.decided for found in mature) / exposed if exposed else None
+    # Counts that the state lost must not make up for rows that are undecided elsewhere.
+    return sum(min(found.decided, found.exposed) for found in mature) / exposed if exposed else None
 
 
 def quality_sums(sums: VariantSums, variant: str) -> CellSums:
@@ -102,7 +112,7 @@ def describe(estimates: Estimates, spec: ExperimentSpec) -> dict[str, Any]:
 
 def _describe_window(sums: VariantSums, spec: ExperimentSpec) -> dict[str, Any]:
     variants = {
-        variant.name: sums.get((Kind.LIVE, variant.name), CellSums()).quality.summary()
+        variant.name: _describe_cell(sums.get((Kind.LIVE, variant.name), CellSums()))
         for variant in spec.variants
     }
     if spec.shadow is None:
@@ -113,12 +123,18 @@ def _describe_window(sums: VariantSums, spec: ExperimentSpec) -> dict[str, Any]:
         "shadow": {
             "served": {
                 "variant": spec.default,
-                **sums.get((Kind.SHADOW, spec.default), CellSums()).quality.summary(),
+                **_describe_cell(sums.get((Kind.SHADOW, spec.default), CellSums())),
             },
-            "shadow": {"variant": spec.shadow.variant, **shadow.quality.summary()},
+            "shadow": {"variant": spec.shadow.variant, **_describe_cell(shadow)},
             "paired": {
                 **paired_difference(shadow),
                 "note": "descriptive: rows of a request are not independent",
             },
         },
     }
+
+
+def _describe_cell(sums: CellSums) -> dict[str, float | None]:
+    rows = sums.quality.count
+    coverage = min(1.0, rows / sums.exposed) if sums.exposed > 0 else None
+    return {**sums.quality.summary(), "exposed": sums.exposed, "label_coverage_ratio": coverage}

@@ -1,6 +1,7 @@
 """`Experiments`: the one object through which requests, outcomes and readers meet the running experiment."""
 
 import asyncio
+import json
 import logging
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from service.experiments.assigner import (
     assign_without_experiment,
 )
 from service.experiments.assignment import bucket, drawn_for_shadow
-from service.experiments.binding import bind, encode_alike
+from service.experiments.binding import bind, definition, encode_alike
 from service.experiments.errors import StateUnavailable, UnknownExperiment
 from service.experiments.estimates import describe, read_estimates
 from service.experiments.exposures import ExposureQueue
@@ -38,7 +39,7 @@ __all__ = ["Assignment", "Experiments", "OutcomeReport", "ScoredRequest"]
 FLUSH_INTERVAL_S = 0.1
 MATURE_INTERVAL_S = 5.0
 ESTIMATE_INTERVAL_S = 15.0
-PRUNE_INTERVAL_S = 600.0
+TEND_INTERVAL_S = 600.0
 # Several readers within this time share one reading of the state.
 RESULTS_KEPT_S = 1.0
 # Slices are kept this long beyond maturity: the widest window and a day of slack.
@@ -189,7 +190,7 @@ class Experiments:
             (self.flush, FLUSH_INTERVAL_S),
             (journal.mature, MATURE_INTERVAL_S),
             (self.results, ESTIMATE_INTERVAL_S),
-            (self._prune, PRUNE_INTERVAL_S),
+            (self._tend, TEND_INTERVAL_S),
         )
         self._tasks = [asyncio.create_task(_repeat(call, interval_s)) for call, interval_s in work]
 
@@ -312,10 +313,20 @@ class Experiments:
             if verdict.status is Status.JOINED and verdict.delay_s is not None:
                 self._metrics.label_delay_seconds.labels(experiment).observe(max(0.0, verdict.delay_s))
 
-    async def _prune(self) -> None:
-        keep_s = SLICES_KEPT_S + (0.0 if self.spec is None else self.spec.maturity_s)
-        now = self._clock()
-        await self._open_journal().read(lambda state: state.prune(now, keep_s))
+    async def _tend(self) -> None:
+        """Forget what is old; say again what the versions are, in case the state lost it."""
+        spec = self.spec
+        if spec is None:
+            return
+        journal, now = self._open_journal(), self._clock()
+        await journal.read(lambda state: state.prune(now, SLICES_KEPT_S + spec.maturity_s))
+        mine = definition(spec, self._versions)
+        kept = await journal.read(lambda state: state.register(spec.key, mine))
+        if json.loads(kept) != json.loads(mine):
+            logger.error(
+                "another worker bound the experiment to other versions; start all workers again",
+                extra={"experiment": spec.key, "detail": f"here {mine}, in the state {kept}"},
+            )
 
 
 async def _repeat(work: Callable[[], Awaitable[object]], interval_s: float) -> None:

@@ -1,8 +1,9 @@
 """State in one Redis server, shared by replicas on several machines."""
 
 import json
+import logging
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,11 @@ from slimctr.quality import QualitySums
 from slimctr.quality.streaming import BINS
 
 TIMEOUT_S = 5.0
+# Keys that one call looks at while it restores an index.
+RESTORED_KEYS = 20_000
+_SCANNED_AT_ONCE = 1_000
+# Member of both indexes; once it is gone, the server has evicted the index.
+_SENTINEL = ""
 # Optimistic transactions that lose this often in a row mean a server in trouble, not bad luck.
 MAX_ATTEMPTS = 50
 
@@ -25,8 +31,11 @@ _PREFIX = "slimctr:"
 _DUE = _PREFIX + "due"
 _EARLY = _PREFIX + "early"
 _CELLS = _PREFIX + "cells"
+_SUMS = _PREFIX + "sums:"
 _COUNTS = ("exposed", "declined", "rows", "clicks")
 _REALS = ("sum_p", "sum_loss", "loss_diff", "loss_diff_squared")
+
+logger = logging.getLogger("slimctr.experiments")
 
 
 class RedisState:
@@ -34,11 +43,15 @@ class RedisState:
 
     Steps are optimistic transactions (WATCH, MULTI, EXEC). How durable an answer is depends on the server:
     `appendonly yes` with `appendfsync always` loses nothing, `everysec` at most the last second in a crash.
+
+    Keys that the server evicts are missed, not fatal: an index is restored from the keys it names, counts that do
+    not agree any more are left out, and an exposure that is gone leaves its rows undecided.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._client: redis.Redis | None = None
+        self._cursor = 0
 
     def open(self) -> None:
         """Connect and ask for a sign of life."""
@@ -47,6 +60,7 @@ class RedisState:
         )
         with self._translated() as client:
             client.ping()
+            _warn_of_eviction(client)
 
     def close(self) -> None:
         """Close the connections."""
@@ -58,8 +72,8 @@ class RedisState:
         """Keep the first document of a key."""
         with self._translated() as client:
             client.hsetnx(_PREFIX + "experiments", key, document)
-            kept: bytes = client.hget(_PREFIX + "experiments", key)  # type: ignore[assignment]
-        return kept.decode()
+            kept: bytes | None = client.hget(_PREFIX + "experiments", key)  # type: ignore[assignment]
+        return document if kept is None else kept.decode()
 
     def transact(
         self,
@@ -95,13 +109,13 @@ class RedisState:
                     pipe.multi()
                     _store(pipe, ledger, now)
                     pipe.zremrangebyscore(_EARLY, "-inf", now)
-                    gone = [
+                    not_due = [
                         name
-                        for name, body in bodies.items()
-                        if body is None and name not in ledger.changed_records
+                        for name in request_ids
+                        if name not in ledger.changed_records and ledger.record(name).due_at is None
                     ]
-                    if gone:
-                        pipe.zrem(_DUE, *gone)
+                    if not_due:
+                        pipe.zrem(_DUE, *not_due)
                     pipe.execute()
                     return result
                 except redis.WatchError:
@@ -113,6 +127,7 @@ class RedisState:
     def due(self, now: float, limit: int) -> list[str]:
         """Read the sorted set of open requests."""
         with self._translated() as client:
+            self._restore_indexes(client)
             names: list[bytes] = client.zrangebyscore(_DUE, "-inf", now, start=0, num=limit)  # type: ignore[assignment]
             return [name.decode() for name in names]
 
@@ -143,21 +158,41 @@ class RedisState:
                     pipe.get(_bins_key(cell))
                     values, bins = pipe.execute()
                 key = cell.kind, cell.variant
-                found[key] = found.get(key, CellSums()) + _decode_sums(values, bins)
+                sums = _decode_sums(values, bins)
+                if not sums.plausible:
+                    sums = CellSums(exposed=max(0, sums.exposed))
+                found[key] = found.get(key, CellSums()) + sums
         return found
 
     def prune(self, now: float, keep_slices_s: float) -> None:
         """Delete old slices; requests and outcomes expire by themselves."""
         oldest = slice_of(now - keep_slices_s - SLICE_S)
         with self._translated() as client:
-            members: set[bytes] = client.smembers(_CELLS)  # type: ignore[assignment]
-            for member in members:
-                cell = _decode_cell(member)
+            for cell in _cells(client):
                 if 0 <= cell.slice < oldest:
                     with client.pipeline(transaction=True) as pipe:
                         pipe.delete(_sums_key(cell), _bins_key(cell))
-                        pipe.srem(_CELLS, member)
+                        pipe.srem(_CELLS, _cell_name(cell))
                         pipe.execute()
+
+    def _restore_indexes(self, client: redis.Redis) -> None:
+        """Walk on through the keys, if the server has lost an index, and add what they name."""
+        with client.pipeline(transaction=False) as pipe:
+            pipe.zscore(_DUE, _SENTINEL)
+            pipe.sismember(_CELLS, _SENTINEL)
+            due, cells = pipe.execute()
+        if due is not None and cells:
+            return
+        for _ in range(RESTORED_KEYS // _SCANNED_AT_ONCE):
+            keys: list[bytes]
+            self._cursor, keys = client.scan(  # type: ignore[assignment]
+                self._cursor, match=_PREFIX + "*", count=_SCANNED_AT_ONCE
+            )
+            _add_to_indexes(client, [key.decode() for key in keys])
+            if self._cursor == 0:
+                client.sadd(_CELLS, _SENTINEL)
+                client.zadd(_DUE, {_SENTINEL: "+inf"})
+                return
 
     @contextmanager
     def _translated(self) -> Iterator[redis.Redis]:
@@ -183,21 +218,60 @@ def _cell_name(cell: Cell) -> str:
 
 
 def _sums_key(cell: Cell) -> str:
-    return f"{_PREFIX}sums:{_cell_name(cell)}"
+    return _SUMS + _cell_name(cell)
 
 
 def _bins_key(cell: Cell) -> str:
     return f"{_PREFIX}bins:{_cell_name(cell)}"
 
 
-def _decode_cell(member: bytes) -> Cell:
-    experiment, kind, variant, number = member.decode().split("|")
+def _decode_cell(name: str) -> Cell:
+    experiment, kind, variant, number = name.split("|")
     return Cell(experiment, Kind(kind), variant, int(number))
 
 
-def _cells(client: redis.Redis, experiment: str) -> list[Cell]:
+def _cells(client: redis.Redis, experiment: str | None = None) -> list[Cell]:
+    """Return the cells of one experiment, or of all."""
     members: set[bytes] = client.smembers(_CELLS)  # type: ignore[assignment]
-    return [cell for cell in map(_decode_cell, members) if cell.experiment == experiment]
+    cells = [_decode_cell(member.decode()) for member in members if member != _SENTINEL.encode()]
+    return [cell for cell in cells if experiment in (None, cell.experiment)]
+
+
+def _add_to_indexes(client: redis.Redis, keys: list[str]) -> None:
+    requests = [key for key in keys if key.startswith(_request_key(""))]
+    bodies: list[bytes | None] = client.mget(requests) if requests else []  # type: ignore[assignment]
+    due = {
+        key.removeprefix(_request_key("")): due_at
+        for key, body in zip(requests, bodies, strict=True)
+        if body is not None and (due_at := decode_record(body).due_at) is not None
+    }
+    cells = [key.removeprefix(_SUMS) for key in keys if key.startswith(_SUMS)]
+    with client.pipeline(transaction=False) as pipe:
+        if due:
+            pipe.zadd(_DUE, due)
+        if cells:
+            pipe.sadd(_CELLS, *cells)
+        pipe.execute()
+
+
+def _warn_of_eviction(client: redis.Redis) -> None:
+    """Log a warning unless the server keeps what it was given; servers may forbid the question."""
+    policy = None
+    with suppress(redis.ResponseError):
+        policy = client.info("memory").get("maxmemory_policy")
+    if policy is None:
+        with suppress(redis.ResponseError):
+            policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
+    if policy is None:
+        logger.warning(
+            "the state server does not say whether it evicts keys",
+            extra={"detail": "make sure that its maxmemory-policy is noeviction"},
+        )
+    elif policy != "noeviction":
+        logger.warning(
+            "the state server may evict keys",
+            extra={"detail": f"its maxmemory-policy is {policy}: exposures get lost; set it to noeviction"},
+        )
 
 
 def _store(pipe: "redis.client.Pipeline", ledger: Ledger, now: float) -> None:

@@ -42,6 +42,17 @@ class CellSums:
     loss_diff: float = 0.0
     loss_diff_squared: float = 0.0
 
+    @property
+    def plausible(self) -> bool:
+        """Whether the counts agree with each other; they do not when a server evicted a part of them."""
+        quality, (non_clicks, clicks) = self.quality, self.quality.histogram
+        return (
+            self.exposed >= 0
+            and 0 <= quality.clicks <= quality.count
+            and bool((non_clicks >= 0).all() and (clicks >= 0).all())
+            and (int(non_clicks.sum()), int(clicks.sum())) == (quality.count - quality.clicks, quality.clicks)
+        )
+
     def __add__(self, other: "CellSums") -> "CellSums":
         return CellSums(
             self.exposed + other.exposed,

@@ -48,13 +48,16 @@ def test_young_rows_count_when_nearly_all_are_decided_both_ways() -> None:
     assert cut_slice([progress(THIS - 1, 100, 94, 70)], NOW, MATURITY_S) == MATURE
 
 
-def test_mature_rows_that_are_not_swept_yet_hold_the_cut_back() -> None:
+def test_mature_rows_that_stay_undecided_do_not_hold_the_cut_back() -> None:
     slices = [
         progress(MATURE - 3, 10, 10, 0),
         progress(MATURE - 2, 10, 3, 0),
         progress(MATURE - 1, 10, 10, 0),
     ]
-    assert cut_slice(slices, NOW, MATURITY_S) == MATURE - 2
+    assert cut_slice(slices, NOW, MATURITY_S) == MATURE
+    assert label_coverage(slices, NOW, MATURITY_S) == 23 / 30
+    too_many = progress(MATURE - 4, 0, 5, 0)
+    assert label_coverage([too_many, *slices], NOW, MATURITY_S) == 23 / 30
 
 
 def test_label_coverage_counts_mature_rows_only() -> None:

@@ -1,6 +1,8 @@
 """The facade: assignment reasons, what is recorded, binding to versions, behavior without a state."""
 
 import asyncio
+import json
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -272,6 +274,27 @@ def test_variants_keep_the_versions_of_the_first_start(bench: Bench) -> None:
     assert bench.run(spec(), versions) == {("ctr", 1), ("ctr", 2)}
     bench.store.labels["canary"] = 1
     assert bench.run(spec(coverage=0.2), versions) == {("ctr", 1), ("ctr", 2)}
+
+
+def test_a_definition_that_the_state_lost_is_said_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = sqlite3.connect(bench.path / "state.sqlite3", isolation_level=None)
+    kept: list[str] = []
+
+    async def work(experiments: Experiments) -> None:
+        for statement in ("DELETE FROM experiments", "UPDATE experiments SET document = '{}'"):
+            file.execute(statement)
+            await experiments._tend()
+            kept.append(file.execute("SELECT document FROM experiments").fetchone()[0])
+
+    bench.run(spec(), work)
+    file.close()
+    assert json.loads(kept[0])["versions"] == {"original": 1, "int4": 2}
+    assert kept[1] == "{}"
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        "another worker bound the experiment to other versions; start all workers again"
+    ]
 
 
 @pytest.mark.parametrize(
