@@ -1,13 +1,51 @@
 """Counts the keys of a field in memory that grows with the distinct keys and not with the log."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from slimctr.errors import ConfigError
+from slimctr.features import key_of_text
 
 WAITING_KEYS = 1 << 18
 MAX_KEY_BYTES = 2**31 - 1
+
+
+_OTHER_FORM = r"^(?:-?(?:0|[1-9][0-9]*)\.0+|-0|True|TRUE|False|FALSE)$"
+
+
+class KeyForms:
+    """Turns the values of a field into keys as `features.key_of_text` does; counts those written otherwise."""
+
+    def __init__(self) -> None:
+        self._values = 0
+        self._rewritten = 0
+        self._example = ""
+
+    def keys(self, counted: pa.StructArray) -> pa.Array:
+        """Return the keys of distinct `values` that occur `counts` times, in their order."""
+        values, counts = counted.field("values"), counted.field("counts")
+        self._values += pc.sum(counts.filter(pc.not_equal(values, ""))).as_py() or 0
+        other = pc.match_substring_regex(values, _OTHER_FORM)
+        if not pc.any(other).as_py():
+            return values
+        self._rewritten += pc.sum(counts.filter(other)).as_py()
+        self._example = self._example or values.filter(other)[0].as_py()
+        keys = pc.utf8_lower(pc.replace_substring_regex(values, r"\.0+$", ""))
+        return pc.if_else(other, pc.if_else(pc.equal(keys, "-0"), "0", keys), values)
+
+    def warning(self, field: str) -> str | None:
+        """Say how many values were written otherwise, None when none was."""
+        if not self._rewritten:
+            return None
+        example: Any = self._example
+        return (
+            f"field '{field}': {self._rewritten / self._values:.2%} of its training values are written like "
+            f"{example!r} and count as {key_of_text(example)!r}: whole numbers and booleans have one key each, here, "
+            "in Parquet and in requests"
+        )
 
 
 class KeyCounter:
@@ -21,14 +59,15 @@ class KeyCounter:
 
     def __init__(self, field: str) -> None:
         self._field = field
+        self.forms = KeyForms()
         self._merged = _SCHEMA.empty_table()
         self._waiting: list[pa.Table] = []
         self._waiting_keys = 0
 
     def add(self, keys: pa.Array) -> None:
-        """Count a string array (n,); null is the empty key."""
+        """Count a string array (n,); null is the empty key, and values in another form count as their key."""
         counted = pc.value_counts(pc.fill_null(keys, ""))
-        self._wait(counted.field("values"), counted.field("counts"))
+        self._wait(self.forms.keys(counted), counted.field("counts"))
 
     def add_unseen(self, keys: pa.Array) -> None:
         """List a string array (n,) of distinct keys without counting them: `listed(0)` returns them too."""

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from model_store.tensors import write_tensors
 from slimctr.clicklogs.click_log import LogFormat, open_log
-from slimctr.clicklogs.counting import KeyCounter
+from slimctr.clicklogs.counting import KeyCounter, KeyForms
 from slimctr.clicklogs.dataset import DATASET_VERSION, Dataset
 from slimctr.clicklogs.encoding import (
     encode_batch,
@@ -73,11 +74,11 @@ def prepare(
     schema = _final_schema(settings, source.schema)
     report = progress or (lambda step, rows, fraction: None)
     with _written_beside(out) as folder:
-        vocabulary = _count(source, schema, settings.strict, report)
+        vocabulary, forms = _count(source, schema, settings.strict, report)
         schema.save(folder / "schema.json")
         vocabulary.save(folder / "vocabulary.safetensors")
         info = _encode(source.log, Encoder(schema, vocabulary), folder, settings.strict, report)
-        info["warnings"] += [] if settings.schema else source.warnings
+        info["warnings"] += forms + ([] if settings.schema else source.warnings)
         info = {
             "dataset_version": DATASET_VERSION,
             "format": settings.log_format,
@@ -154,8 +155,10 @@ def _final_schema(settings: PrepareSettings, inferred: FeatureSchema) -> Feature
     return FeatureSchema.parse({"fields": fields}, "schema of this log")
 
 
-def _count(source: _Source, schema: FeatureSchema, strict: bool, report: Progress) -> Vocabulary:
-    """Return the vocabulary of the training split."""
+def _count(
+    source: _Source, schema: FeatureSchema, strict: bool, report: Progress
+) -> tuple[Vocabulary, list[str]]:
+    """Return the vocabulary of the training split, and what to say of values that are written in another form."""
     log = source.log
     rows = 0
     for batch_rows in log.measure(schema, ParseErrors(strict)):
@@ -163,15 +166,21 @@ def _count(source: _Source, schema: FeatureSchema, strict: bool, report: Progres
         report("counting rows", rows, log.fraction)
     listed = [feature for feature in schema.fields if feature.hash_rows is None]
     counters = {feature.name: KeyCounter(feature.name) for feature in listed}
+    forms = {feature.name: KeyForms() for feature in schema.fields if feature.hash_rows is not None}
+    forms |= {name: counter.forms for name, counter in counters.items()}
     errors = ParseErrors(strict)
     rows = 0
     for _, batch in log.batches(schema, errors, only="train"):
-        for feature in listed:
-            counters[feature.name].add(field_keys(batch.column(feature.name), feature))
+        for feature in schema.fields:
+            keys = field_keys(batch.column(feature.name), feature)
+            if feature.hash_rows is None:
+                counters[feature.name].add(keys)
+            else:
+                forms[feature.name].keys(pc.value_counts(pc.fill_null(keys, "")))
         rows += batch.num_rows
         report("counting training values", rows, log.fraction)
     _require_rows("train", rows, errors)
-    keys = {}
+    listed_keys = {}
     for number, feature in enumerate(listed):
         counter = counters.pop(feature.name)
         min_count = feature.min_count
@@ -179,11 +188,12 @@ def _count(source: _Source, schema: FeatureSchema, strict: bool, report: Progres
             min_count = 0
             for values in source.every_value(feature.name):
                 counter.add_unseen(values)
-        keys[feature.name] = text_column(counter.listed(min_count))
+        listed_keys[feature.name] = text_column(counter.listed(min_count))
         report("building the vocabulary", 0, (number + 1) / (len(listed) + 1))
-    vocabulary = Vocabulary.build(schema, keys)
+    vocabulary = Vocabulary.build(schema, listed_keys)
     report("building the vocabulary", 0, 1.0)
-    return vocabulary
+    warnings = [forms[name].warning(name) for name in schema.names]
+    return vocabulary, [warning for warning in warnings if warning]
 
 
 def _encode(log: SplitLog, encoder: Encoder, folder: Path, strict: bool, report: Progress) -> dict[str, Any]:

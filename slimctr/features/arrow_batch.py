@@ -11,7 +11,7 @@ from slimctr.features.arrow_plan import ArrowPlan, buffers_of, record_of
 from slimctr.features.arrow_stream import ArrowArray, ArrowBatch, ArrowColumn, ArrowStream
 from slimctr.features.assembly import MAX_REPEATED_KEYS, Numbers
 from slimctr.features.batch import Bag, EncodedBatch
-from slimctr.features.columns import TOO_LARGE, missing_field
+from slimctr.features.columns import CATEGORY, FRACTION, TOO_LARGE, missing_field
 from slimctr.features.schema import Bucketing, FeatureSchema, Field
 from slimctr.features.vocabulary import Vocabulary
 from slimctr.native import arrow_cells as cells
@@ -212,6 +212,8 @@ class _Batch:
             return BadValue(field.name, "the text is not valid UTF-8", row)
         if why.reason == cells.TOO_LARGE:
             return BadValue(field.name, TOO_LARGE, row)
+        if why.reason == cells.FRACTION:
+            return BadValue(field.name, f"a categorical value is {CATEGORY}, not {FRACTION}", row)
         if why.reason == cells.TOO_MUCH:
             detail = f"the text of all cells, dictionaries multiplied out, is above {MAX_TEXT_BYTES} bytes"
             return BadValue(field.name, detail, row)

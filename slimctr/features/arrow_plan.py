@@ -84,9 +84,10 @@ def _check_type(field: Field, column: ArrowColumn) -> None:
         raise BadValue(
             field.name, f"a multi-valued field takes lists, not a column of type {column.type_name}"
         )
-    if field.kind == "numeric" and column.values.name in ("string", "large_string"):
+    if field.kind == "numeric" and not column.values.dtype and column.values.name != "null":
         raise BadValue(field.name, f"a numeric field takes numbers, not a column of type {column.type_name}")
     if field.kind == "categorical" and column.values.code == 0 and column.values.dtype:
         raise BadValue(
-            field.name, f"a categorical field takes text or integers, not a column of {column.type_name}"
+            field.name,
+            f"a categorical field takes text, integers or booleans, not a column of {column.type_name}",
         )

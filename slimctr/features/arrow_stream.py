@@ -1,7 +1,7 @@
 """Reads an Arrow IPC stream into places of its bytes; looks at no value.
 
-Read are text (32 and 64-bit offsets), integers, floating point, null, dictionaries of these and lists of these. Not
-read, and refused: other types, compressed buffers, dictionary deltas, big-endian streams, files.
+Read are text (32 and 64-bit offsets), integers, floating point, booleans, null, dictionaries of these and lists of
+these. Not read, and refused: other types, compressed buffers, dictionary deltas, big-endian streams, files.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ MAX_BATCHES = 1024
 MAX_MESSAGES = 16384
 MAX_LENGTH = 2**48
 MAX_SCHEMA_BYTES = 2**18
-READ_TYPES = "text, integers, floating point, null, dictionaries of these and lists of these"
+READ_TYPES = "text, integers, floating point, booleans, null, dictionaries of these and lists of these"
 
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 _FAULTS = {
@@ -41,7 +41,7 @@ _BATCH_FAULTS = {
     frame.UNEQUAL: "columns of a record batch differ in length",
     frame.UNLISTED: "missing cells are announced and not listed",
 }
-_NULL, _INT, _FLOAT, _UTF8, _LARGE_UTF8 = 1, 2, 3, 5, 20
+_NULL, _INT, _FLOAT, _UTF8, _BOOL, _LARGE_UTF8 = 1, 2, 3, 5, 6, 20
 _LIST_BYTES = {12: 4, 21: 8}
 _TYPES_BY_NUMBER = (
     "none null integer floating_point binary string bool decimal date time timestamp interval list struct union "
@@ -49,14 +49,15 @@ _TYPES_BY_NUMBER = (
     "string_view list_view large_list_view"
 )
 _TYPE_NAMES = _TYPES_BY_NUMBER.split()
-_FLOATS = (("halffloat", "<f2"), ("float", "<f4"), ("double", "<f8"))
+_FLOATS = (("halffloat", 0, "<f2"), ("float", 132, "<f4"), ("double", 164, "<f8"))
 
 
 class Values(NamedTuple):
     """What the cells of a column, or the entries of its dictionary, are.
 
     `code` is the type number of the kernel (`arrow.c`): 32 and 64 for text by the width of its offsets, the bytes of
-    an integer, negative when unsigned, else 0. `dtype` is that of numbers, "" else.
+    an integer, negative when unsigned, 101 for booleans, 132 and 164 for floats, else 0. `dtype` is that of numbers, ""
+    else.
     """
 
     name: str
@@ -230,8 +231,10 @@ def _values(field: Table) -> Values | None:
     if kind == _INT:
         return _integer(field.child(3))
     if kind == _FLOAT:
-        name, dtype = _FLOATS[field.child(3).scalar(0, INT16)]
-        return Values(name, 0, dtype, 2)
+        name, code, dtype = _FLOATS[field.child(3).scalar(0, INT16)]
+        return Values(name, code, dtype, 2)
+    if kind == _BOOL:
+        return Values("bool", 101, "", 2)
     if kind in (_UTF8, _LARGE_UTF8):
         return Values("string", 32, "", 3) if kind == _UTF8 else Values("large_string", 64, "", 3)
     return None

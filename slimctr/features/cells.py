@@ -9,14 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimctr.errors import BadValue
-from slimctr.features.columns import MAX_INTEGER, TOO_LARGE, TextColumn, json_name, missing_field, row_of
+from slimctr.features.columns import (
+    CATEGORY,
+    MAX_INTEGER,
+    TOO_LARGE,
+    TextColumn,
+    json_name,
+    missing_field,
+    row_of,
+)
 from slimctr.features.schema import Field
 
 Spans = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
 """Bytes, the first byte of each key, the byte behind each key."""
 
 _INTEGERS = frozenset({int, np.int32, np.int64})
-_NUMBERS = _INTEGERS | {float, np.float32, np.float64, type(None)}
+_FLOATS = frozenset({float, np.float32, np.float64})
+_NUMBERS = _INTEGERS | _FLOATS | {type(None)}
+_BOOLEANS = frozenset({bool, np.bool_})
 _SEPARATOR = "\0"
 
 
@@ -40,7 +50,7 @@ class Cells:
                     raise missing_field(field, row_of(position, bag_offsets))
 
     def texts(self) -> Spans:
-        """Return the keys of categorical cells: strings as they are, integers in decimal, None empty.
+        """Return categorical cells as text: strings as they are, whole numbers in decimal, true, false, None empty.
 
         Raises BadValue for any other value.
         """
@@ -73,10 +83,13 @@ class Cells:
             return value
         if value is None:
             return ""
-        if type(value) not in _INTEGERS:
-            raise self._bad(
-                position, f"a categorical value is a string or an integer, not {json_name(value)}"
-            )
+        kind = type(value)
+        if kind in _BOOLEANS:
+            return "true" if value else "false"
+        if kind in _FLOATS and value.is_integer():
+            value = int(value)
+        elif kind not in _INTEGERS:
+            raise self._bad(position, f"a categorical value is {CATEGORY}, not {json_name(value)}")
         if not -MAX_INTEGER <= value <= MAX_INTEGER:
             raise self._bad(position, TOO_LARGE)
         return str(value)

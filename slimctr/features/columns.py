@@ -1,6 +1,7 @@
 """Turns one column of raw values into keys, text or integers, and refuses every value that is not one."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,11 @@ MAX_INTEGER = 2**53 - 1
 """Largest integer that JSON readers agree on; larger ones are sent as strings."""
 
 TOO_LARGE = "an integer beyond ±(2^53-1) is sent as a string"
+CATEGORY = "a string, a whole number or a boolean"
+FRACTION = "a number with a fraction, NaN or an infinity"
 _JSON_NAMES = {
     bool: "a boolean",
-    float: "a fraction, or a number written with an exponent or more than 64 bits",
+    float: "a number with a fraction",
     int: "a number too large",
     str: "a string",
     list: "a list",
@@ -71,6 +74,18 @@ class TextColumn:
     def key(self, cell: int) -> bytes:
         """Bytes of one cell."""
         return self.data[self.offsets[cell] : self.offsets[cell + 1]].tobytes()
+
+
+_OTHER_FORM = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+|-0|True|TRUE|False|FALSE")
+
+
+def key_of_text(text: str) -> str:
+    """Return the key of a text: what the kernels make of it (`hash_cell` in `native/keys.h`)."""
+    found = _OTHER_FORM.fullmatch(text)
+    if found is None:
+        return text
+    whole = found[1] or text.lower()
+    return "0" if whole == "-0" else whole
 
 
 Column = Sequence[Any] | NDArray[Any] | TextColumn

@@ -32,7 +32,7 @@ from model_store.errors import IntegrityError
 from model_store.pacing import pause
 from model_store.tensors import map_tensors, write_tensors
 from slimctr.errors import ConfigError
-from slimctr.features.columns import TextColumn
+from slimctr.features.columns import TextColumn, key_of_text
 from slimctr.features.schema import FeatureSchema, Field
 from slimctr.native.keys import RUN, KeyTable, encode_text, hash_text
 
@@ -186,8 +186,10 @@ def _place(field: Field, column: TextColumn) -> tuple[int, NDArray[np.int64], ND
             entries = np.stack([fingerprint[order], order + 1], axis=1).astype(np.uint32)
             return seed, np.bincount(bucket.astype(np.int64), minlength=buckets), entries
         for i in same:
-            if column.key(order[i]) == column.key(order[i + 1]):
-                raise ConfigError(f"vocabulary: field '{field.name}' lists {column.key(order[i])!r} twice")
+            first, second = column.key(order[i]), column.key(order[i + 1])
+            if key_of_text(first.decode(errors="replace")) == key_of_text(second.decode(errors="replace")):
+                also = f", also as {second!r}" if first != second else ""
+                raise ConfigError(f"vocabulary: field '{field.name}' lists {first!r} twice{also}")
     raise ConfigError(f"vocabulary: the values of field '{field.name}' collide under all {ATTEMPTS} seeds")
 
 

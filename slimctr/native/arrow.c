@@ -1,4 +1,4 @@
-/* Rows of the keys in Arrow columns: text and integers, as they are or behind a dictionary, with or without nulls.
+/* Rows of the keys in Arrow columns: text, booleans and numbers, as they are or behind a dictionary, with or without nulls.
  *
  * A column is untrusted: every place is checked against the bytes before it is read, every offset and index against what
  * it leads to. Places need no alignment.
@@ -11,11 +11,11 @@
 #define OK (-1)
 #define MAX_INTEGER ((INT64_C(1) << 53) - 1)
 
-/* Reasons of a refusal; the last four concern one cell. */
-enum { BAD_RUN = 1, OUTSIDE, BAD_INDEX, BAD_OFFSETS, NOT_UTF8, TOO_LARGE, NO_VALUE, TOO_MUCH };
+/* Reasons of a refusal; the last five concern one cell. */
+enum { BAD_RUN = 1, OUTSIDE, BAD_INDEX, BAD_OFFSETS, NOT_UTF8, TOO_LARGE, NO_VALUE, TOO_MUCH, FRACTION };
 
 /* Integer types have the number of their bytes, negative when unsigned. */
-enum { NO_TYPE = 0, TEXT_32 = 32, TEXT_64 = 64 };
+enum { NO_TYPE = 0, TEXT_32 = 32, TEXT_64 = 64, BOOLEAN = 101, FLOAT_32 = 132, FLOAT_64 = 164 };
 
 /* Cells first .. first + cells - 1 of a column. `nulls` and `entry_nulls` are bits, 0 = missing, or nothing. Where
  * index_type is not NO_TYPE, a cell is the number of an entry; else it is the entry of its own number. */
@@ -57,6 +57,18 @@ static inline int64_t load_integer(const uint8_t *bytes, place p, int64_t type, 
     }
 }
 
+static inline double load_float(const uint8_t *bytes, place p, int64_t type, int64_t i)
+{
+    float single;
+    double number;
+    if (type == FLOAT_32) {
+        memcpy(&single, bytes + p.at + 4 * i, 4);
+        return single;
+    }
+    memcpy(&number, bytes + p.at + 8 * i, 8);
+    return number;
+}
+
 static int is_utf8(const uint8_t *p, int64_t length)
 {
     const uint8_t *end = p + length;
@@ -90,7 +102,8 @@ static inline int has_high_bytes(const uint8_t *p, int64_t length)
 static int is_type(int64_t type, int is_index)
 {
     int64_t width = type < 0 ? -type : type;
-    return (!is_index && (type == TEXT_32 || type == TEXT_64)) || width == 1 || width == 2 || width == 4 || width == 8;
+    int is_other = type == TEXT_32 || type == TEXT_64 || type == BOOLEAN || type == FLOAT_32 || type == FLOAT_64;
+    return (!is_index && is_other) || width == 1 || width == 2 || width == 4 || width == 8;
 }
 
 /* Whether every buffer lies in the bytes and holds what its cells or entries need. Returns 0 or a reason. */
@@ -116,6 +129,10 @@ static int64_t check(const arrow_cells *c, int64_t bytes)
         return OUTSIDE;
     if (c->type == TEXT_32 || c->type == TEXT_64)
         return has(c->offsets, c->entries + 1, c->type / 8) ? 0 : OUTSIDE;
+    if (c->type == BOOLEAN)
+        return has(c->data, (c->entries + 7) / 8, 1) ? 0 : OUTSIDE;
+    if (c->type == FLOAT_32 || c->type == FLOAT_64)
+        return has(c->data, c->entries, c->type == FLOAT_32 ? 4 : 8) ? 0 : OUTSIDE;
     return has(c->data, c->entries, c->type < 0 ? -c->type : c->type) ? 0 : OUTSIDE;
 }
 
@@ -144,10 +161,21 @@ static inline int64_t read_cell(const arrow_cells *c, const uint8_t *bytes, int6
             return TOO_MUCH;
         if (high && !is_utf8(key, stop - start))
             return NOT_UTF8;
-        *hash = hash_short(key, stop - start, bytes + c->data.at + c->data.bytes, seed);
+        *hash = hash_cell(key, stop - start, bytes + c->data.at + c->data.bytes, seed);
         *is_missing = stop == start;
+    } else if (!*is_missing && c->type == BOOLEAN) {
+        *hash = hash_boolean(bytes[c->data.at + entry / 8] >> (entry & 7) & 1, seed);
     } else if (!*is_missing) {
-        int64_t value = load_integer(bytes, c->data, c->type, entry);
+        int64_t value;
+        if (c->type == FLOAT_32 || c->type == FLOAT_64) {
+            double number = load_float(bytes, c->data, c->type, entry);
+            if (!(number >= -MAX_INTEGER && number <= MAX_INTEGER))
+                return number - number == 0 ? TOO_LARGE : FRACTION;
+            value = (int64_t)number;
+            if ((double)value != number)
+                return FRACTION;
+        } else
+            value = load_integer(bytes, c->data, c->type, entry);
         if (value > MAX_INTEGER || value < -MAX_INTEGER)
             return TOO_LARGE;
         *hash = hash_integer(value, seed);
@@ -171,7 +199,7 @@ static inline int64_t plain_text(const arrow_cells *c, const uint8_t *bytes, int
         if (start < 0 || stop < start || stop > c->data.bytes || stop - start > *text_left)
             return i;
         *text_left -= stop - start;
-        hashes[i] = hash_short(text + start, stop - start, text + c->data.bytes, seed);
+        hashes[i] = hash_cell(text + start, stop - start, text + c->data.bytes, seed);
         is_missing[i] = stop == start;
     }
     return n;

@@ -30,7 +30,7 @@ Kernels get records as rows of int64: numpy takes four times as long to say wher
 """
 WIDTH = CELLS.itemsize // 8
 
-BAD_RUN, OUTSIDE, BAD_INDEX, BAD_OFFSETS, NOT_UTF8, TOO_LARGE, NO_VALUE, TOO_MUCH = range(1, 9)
+BAD_RUN, OUTSIDE, BAD_INDEX, BAD_OFFSETS, NOT_UTF8, TOO_LARGE, NO_VALUE, TOO_MUCH, FRACTION = range(1, 10)
 
 _OK = -1
 

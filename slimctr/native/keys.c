@@ -32,7 +32,7 @@ SLIMCTR_API int64_t slimctr_hash_text(const uint8_t *data, int64_t bytes, const 
     for (int64_t i = 0; i < keys; i++) {
         if (starts[i] < 0 || ends[i] < starts[i] || ends[i] > bytes)
             return i;
-        hashes[i] = hash_short(data + starts[i], ends[i] - starts[i], data + bytes, seed);
+        hashes[i] = hash_cell(data + starts[i], ends[i] - starts[i], data + bytes, seed);
     }
     return OK;
 }
@@ -53,7 +53,7 @@ SLIMCTR_API int64_t slimctr_encode_text(const key_table *table, const uint8_t *d
             for (int64_t i = 0; i < n; i++, key++) {
                 if (starts[key] < 0 || ends[key] < starts[key] || ends[key] > bytes)
                     return key;
-                hashes[i] = hash_short(data + starts[key], ends[key] - starts[key], data + bytes, table->seeds[run->field]);
+                hashes[i] = hash_cell(data + starts[key], ends[key] - starts[key], data + bytes, table->seeds[run->field]);
                 is_missing[i] = ends[key] == starts[key];
             }
             encode_block(table, run, done, n, hashes, is_missing, out);
@@ -109,7 +109,7 @@ SLIMCTR_API int64_t slimctr_encode_spans(const key_table *table, const uint8_t *
             for (int64_t i = 0; i < n; i++, span += 2 * row_stride) {
                 if (span[0] < 0 || span[1] < span[0] || span[1] > bytes)
                     return c * rows + done + i;
-                hashes[i] = hash_short(data + span[0], span[1] - span[0], data + bytes, table->seeds[run.field]);
+                hashes[i] = hash_cell(data + span[0], span[1] - span[0], data + bytes, table->seeds[run.field]);
                 is_missing[i] = span[1] == span[0];
             }
             encode_block(table, &run, done, n, hashes, is_missing, out);

@@ -6,7 +6,8 @@
  *     h = (h XOR h >> 30) * 0xbf58476d1ce4e5b9                          (the finaliser of splitmix64)
  *     h = (h XOR h >> 27) * 0x94d049bb133111eb
  *     h = h XOR h >> 31
- * An integer is the key of its decimal digits, so 42 and "42" are one key. The missing value is the key of no bytes.
+ * An integer is the key of its decimal digits, so 42 and "42" are one key. The missing value is the key of no bytes. Text
+ * in another form of such a value has the key of the value (see `hash_cell`).
  *
  * Listed field: with n = buckets[f+1] - buckets[f], bucket = buckets[f] + ((h >> 32) * n >> 32) and fingerprint =
  *     h mod 2^32; entries directory[bucket] .. directory[bucket+1]-1 hold (fingerprint, row). No match, or n = 0: row 0.
@@ -87,6 +88,48 @@ static inline uint64_t hash_short(const uint8_t *key, int64_t length, const uint
     (void)end;
 #endif
     return hash_key(key, length, seed);
+}
+
+/* Whether text is the decimal form of a whole number. */
+static inline int is_whole(const uint8_t *text, int64_t length)
+{
+    if (length > 0 && *text == '-')
+        text++, length--;
+    if (length < 1 || (length > 1 && *text == '0'))
+        return 0;
+    for (int64_t i = 0; i < length; i++)
+        if (text[i] < '0' || text[i] > '9')
+            return 0;
+    return 1;
+}
+
+static const uint8_t TRUE_TEXT[8] = "true", FALSE_TEXT[8] = "false";
+
+static inline uint64_t hash_boolean(int value, uint64_t seed)
+{
+    return value ? hash_short(TRUE_TEXT, 4, TRUE_TEXT + 8, seed) : hash_short(FALSE_TEXT, 5, FALSE_TEXT + 8, seed);
+}
+
+/* The hash of the key of a text: the text itself, but for what files without types make of numbers and booleans. A whole
+ * number with a fraction of zeros is the number ("3.0" and "3.00" are 3), "-0" is 0, "True" and "TRUE" are true. */
+static inline uint64_t hash_cell(const uint8_t *text, int64_t length, const uint8_t *end, uint64_t seed)
+{
+    if (length > 1 && text[length - 1] == '0') {
+        int64_t at = length - 1;
+        while (at > 0 && text[at] == '0')
+            at--;
+        if (text[at] == '.' && is_whole(text, at))
+            length = at;
+        if (length == 2 && text[0] == '-' && text[1] == '0')
+            text++, length = 1;
+    } else if (length == 4 && text[0] == 'T') {
+        if (!memcmp(text, "True", 4) || !memcmp(text, "TRUE", 4))
+            return hash_boolean(1, seed);
+    } else if (length == 5 && text[0] == 'F') {
+        if (!memcmp(text, "False", 5) || !memcmp(text, "FALSE", 5))
+            return hash_boolean(0, seed);
+    }
+    return hash_short(text, length, end, seed);
 }
 
 static inline uint64_t hash_integer(int64_t value, uint64_t seed)

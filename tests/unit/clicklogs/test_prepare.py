@@ -159,6 +159,19 @@ def test_progress_reports_every_step_to_its_end(folder, tmp_path):
     assert all(share == 1.0 for _, share in seen.values())
 
 
+@pytest.mark.parametrize("hashed", [{}, {"user": 100, "city": 100}])
+def test_values_in_another_form_count_as_their_key_and_are_warned_about(write, tmp_path, hashed):
+    write("log/train.csv", "label,user,city\n1,3.0,a\n0,3,b\n0,4.0,\n1,,3.10\n")
+    write("log/valid.csv", "label,user,city\n1,3.00,a\n0,4,a\n")
+    write("log/test.csv", "label,user,city\n1,3,a\n0,True,a\n")
+    dataset = prepare(settings(tmp_path / "log", hash_rows=hashed), tmp_path / "out")
+    [warning] = dataset.info["warnings"]
+    assert "field 'user': 66.67% of its training values are written like '3.0' and count as '3'" in warning
+    column = dataset.encoder().encode_columns({"user": [3, 3, 4, None, 3, 4]}).ids[:, 0].tolist()
+    assert [ids[0] for split in ("train", "valid") for ids in ids_of(dataset, split)] == column
+    assert ids_of(dataset, "test")[0][0] == column[0]
+
+
 def test_one_class_splits_are_warned_about(folder, tmp_path):
     (folder / "test.csv.gz").unlink()
     (folder / "test.csv").write_text("label,user,city\n1,u1,Rom\n1,u2,Rom\n")

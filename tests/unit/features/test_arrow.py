@@ -111,6 +111,33 @@ def test_integers_are_the_keys_of_their_digits(kind: pa.DataType, as_dictionary:
     assert_same(encode(table, 9, encoder=encoder), expected)
 
 
+@pytest.mark.parametrize("rows_per_batch", [None, 1, 9])
+@pytest.mark.parametrize("as_dictionary", [False, True])
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64(), pa.bool_()])
+def test_floats_and_booleans_are_the_keys_of_their_values(
+    kind: pa.DataType, as_dictionary: bool, rows_per_batch: int | None
+) -> None:
+    schema = FeatureSchema.parse(
+        {
+            "fields": [
+                {"name": "user", "kind": "categorical"},
+                {"name": "seen", "kind": "categorical", "multivalued": True},
+            ]
+        }
+    )
+    keys = ["true", "false", *map(str, range(40))]
+    encoder = Encoder(schema, Vocabulary.build(schema, {"user": keys, "seen": keys}))
+    values: list[Any] = [True, False, None] * 12 if pa.types.is_boolean(kind) else [7.0, None, -0.0, 39.0] * 9
+    seen = [[value, value] if row % 3 else None for row, value in enumerate(values)]
+    table = pa.table({"user": pa.array(values, kind), "seen": pa.array(seen, pa.list_(kind))})
+    if as_dictionary:
+        table = pa.table(
+            {name: dictionary(table[name].combine_chunks(), pa.int16()) for name in table.column_names}
+        )
+    expected = encoder.encode_columns({"user": values, "seen": seen})
+    assert_same(encode(table, rows_per_batch, encoder=encoder), expected)
+
+
 @pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64(), pa.int32(), pa.uint64()])
 def test_numbers_of_every_width(kind: pa.DataType) -> None:
     prices = [1, 2, None, 0, 4, 100, 7]
@@ -194,8 +221,11 @@ def test_text_that_is_not_unicode(broken: bytes) -> None:
 @pytest.mark.parametrize(
     ("columns", "error", "words"),
     [
-        ({"ad": pa.array([True])}, BadValue, "'ad'.*bool"),
-        ({"ad": pa.array([1.5])}, BadValue, "'ad'.*double"),
+        ({"ad": pa.array([2, 1.5])}, BadValue, "'ad', row 1.*number with a fraction"),
+        ({"ad": pa.array([2, float("nan")])}, BadValue, "'ad', row 1.*NaN"),
+        ({"ad": pa.array([2, -(2.0**53)])}, BadValue, "'ad', row 1.*sent as a string"),
+        ({"ad": pa.array([np.float16(2)])}, BadValue, "'ad'.*halffloat"),
+        ({"ad": ["a1"], "price": pa.array([True])}, BadValue, "'price'.*bool"),
         ({"ad": pa.array([b"a1"])}, BadValue, "'ad'.*binary"),
         ({"ad": pa.array([["a1"]])}, BadValue, "'ad'.*list<string>"),
         ({"ad": pa.array([{"x": 1}])}, BadValue, "'ad'.*struct"),

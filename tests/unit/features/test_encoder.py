@@ -196,16 +196,15 @@ def test_a_bag_is_needed_for_every_multivalued_field(encoder):
 
 
 BAD_VALUES = [
-    ("site", True, "a boolean"),
-    ("site", 1.5, "a fraction"),
-    ("site", 1e29, "more than 64 bits"),
+    ("site", 1.5, "a number with a fraction"),
+    ("site", 1e29, "sent as a string"),
     ("site", math.nan, "NaN"),
     ("site", ["a"], "a list"),
     ("site", {"a": 1}, "an object"),
     ("site", b"a", "bytes"),
     ("site", 2**53, "sent as a string"),
     ("site", -(2**53), "sent as a string"),
-    ("site", np.float64(1), "float64"),
+    ("site", np.float64(0.5), "float64"),
     ("site", "\ud800", "surrogate"),
     ("price", True, "a boolean"),
     ("price", "1", "a string"),
@@ -216,7 +215,7 @@ BAD_VALUES = [
     ("tags", "red", "takes a list, not a string"),
     ("tags", {"a": 1}, "takes a list, not an object"),
     ("tags", ["red", ["blue"]], "a list"),
-    ("tags", ["red", 0.5], "a fraction"),
+    ("tags", ["red", 0.5], "a number with a fraction"),
     ("tags", ["red", "\udfff"], "surrogate"),
 ]
 
@@ -251,7 +250,6 @@ def test_a_bad_value_is_named_with_field_row_and_value(encoder, field, value, me
         ({"site": np.array([0.5])}, "field 'site', row 0"),
         ({"site": np.array([1, 2**53])}, "field 'site', row 1: an integer beyond"),
         ({"site": np.array([1, 2**63], np.uint64)}, "field 'site', row 1: an integer beyond"),
-        ({"site": np.array([True])}, "field 'site', row 0"),
         ({"price": np.array([True])}, "field 'price': a numeric field takes numbers, not an array of bool"),
         ({"price": np.array([1, np.inf])}, "field 'price', row 1"),
         ({"price": text("1")}, "field 'price': a numeric field takes numbers, not text"),
