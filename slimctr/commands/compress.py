@@ -53,5 +53,7 @@ def compress(
             progress=progress,
             announce=lambda line: console.print(f"{line} ...", markup=False),
         )
-    console.print(report_table(json.loads((smaller.path / REPORT_FILE).read_text())))
+    report = smaller.path / REPORT_FILE
+    if report.is_file():
+        console.print(report_table(json.loads(report.read_text())))
     console.print(f"run: {out}", markup=False)

@@ -21,13 +21,17 @@ def frontier(
     data: Annotated[
         Path | None, typer.Option(help="Encoded data set of the run; default: where its lineage says.")
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Chains to try in all, earlier calls included.")] = 40,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the trials, one thread each.")] = 1,
+    trials: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Chains to try in all, earlier calls included.")
+    ] = 40,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=1024, help="Processes that share the trials, one thread each.")
+    ] = 1,
     workers: Annotated[
         Literal["processes", "ray"],
         typer.Option(help="What --jobs counts: processes of this machine, or tasks of a Ray cluster."),
     ] = "processes",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 1,
     publish: Annotated[
         Path | None, typer.Option(help="Publish the recommended variant to this model store.")
     ] = None,
@@ -56,6 +60,7 @@ def frontier(
     from slimctr.frontier.job import find_frontier
     from slimctr.frontier.report import JSON_FILE, PAGE_FILE
     from slimctr.frontier.report import label as told
+    from slimctr.frontier.variants import Workshop
     from slimctr.training import load_run
 
     if (publish is None) != (name is None):
@@ -97,6 +102,6 @@ def frontier(
         raise typer.Exit(1)
     console.print(f"recommended within {limits}: {told(by_key[found['recommended']])}", markup=False)
     if publish is not None and name is not None:
-        best = load_run(out / "variants" / found["recommended"] / "run")
+        best = Workshop(out, load_run(run), data).variant_run(found["recommended"])
         version = publish_run(best, ModelStore(publish), name, label, data=data)
         console.print(f"published {name}@{version.version} to {publish}", markup=False)

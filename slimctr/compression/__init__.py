@@ -16,11 +16,12 @@ from slimctr.compression.network_ptq import NetworkPtqSettings
 from slimctr.compression.ptq import PtqSettings
 from slimctr.compression.recalibrate import RecalibrateSettings
 from slimctr.compression.recipes import RECIPES, Recipe, chain
-from slimctr.compression.report import REPORT_FILE, report_table
+from slimctr.compression.report import report_table
 from slimctr.compression.row_controls import MagnitudeRowsSettings, RandomRowsSettings
 from slimctr.compression.small_dim import SmallDimSettings
 from slimctr.compression.svd import SvdSettings
 from slimctr.compression.verb import compress
+from slimctr.training.run import REPORT_FILE
 
 __all__ = [
     "METHODS",

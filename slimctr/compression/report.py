@@ -13,8 +13,6 @@ from slimctr.networks import CtrModel, TableSpec
 from slimctr.networks.folding import coded_maps
 from slimctr.training import Scores, measure
 
-REPORT_FILE = "report.json"
-
 
 @dataclass(frozen=True)
 class ModelBytes:
@@ -76,10 +74,11 @@ def row_bytes(table: TableSpec) -> int:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model of a report: its bytes and its scores on validation and test rows."""
+    """One model of a report: its bytes, its scores on validation and test rows, the digests of its run."""
 
     bytes: ModelBytes
     scores: Mapping[str, Scores]
+    sha256: Mapping[str, str]
 
 
 def fidelity(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:
@@ -102,6 +101,7 @@ def build_report(models: Mapping[str, Candidate]) -> dict[str, Any]:
     report: dict[str, Any] = {}
     for name, candidate in models.items():
         entry: dict[str, Any] = {
+            "sha256": dict(candidate.sha256),
             "bytes": {
                 **asdict(candidate.bytes),
                 "payload": candidate.bytes.payload,

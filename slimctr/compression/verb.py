@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ from slimctr.compression.data import CompressionData, data_of_run
 from slimctr.compression.factors import make_bases_orthonormal
 from slimctr.compression.method import Settings
 from slimctr.compression.recipes import Step, chain
-from slimctr.compression.report import REPORT_FILE, Candidate, build_report, model_bytes
+from slimctr.compression.report import Candidate, build_report, model_bytes
 from slimctr.compression.row_dropping import table_counts
-from slimctr.errors import ConfigError
+from slimctr.errors import CompressionError, ConfigError
 from slimctr.networks import CtrModel
 from slimctr.training import (
     EpochRecord,
-    Lineage,
     MethodStep,
     Run,
     Scores,
@@ -28,10 +27,12 @@ from slimctr.training import (
     fit,
     git_revision,
     load_run,
+    measure,
     save_run,
     score,
 )
 from slimctr.training.job import set_untrained_oov_rows
+from slimctr.training.run import REPORT_FILE, discard_compression, sole_writer, start_run, write_whole
 
 SPLITS = ("valid", "test")
 
@@ -51,28 +52,67 @@ def compress(
 
     `data` is the encoded data set the run was trained on (None: where its lineage says). Each step is
     fine-tuned as its settings say, on the same training rows, and keeps the weights of the best validation
-    AUC. Test rows are scored once, at the end. Raises CompressionError for unknown names or settings and
-    for a chain that makes no sense, ConfigError when `out` is not empty or the data set is not the run's.
+    AUC. Test rows are scored once, at the end. The run is written first, then the report; models that it
+    cannot compare with are left out of it and said to `progress`. What a killed compression left in `out` is
+    removed. Raises CompressionError for unknown names or settings and for a chain that makes no sense,
+    ConfigError when `out` is not empty or the data set is not the run's.
     """
     steps = chain(method, settings)
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"'{out}' is not empty; choose another --out")
     source = CompressionData(data_of_run(run, data), run.config, progress, teacher=run.model)
+    lineage = run.lineage.model_copy(
+        update={
+            "git_revision": git_revision(),
+            "data": str(source.dataset.path),
+            "parent": str(run.path),
+            "parent_sha256": dict(run.sha256),
+        }
+    )
+    with sole_writer(out):
+        discard_compression(out)
+        out.mkdir(exist_ok=True)
+        if any(out.iterdir()):
+            raise ConfigError(f"'{out}' is not empty; choose another --out")
+        start_run(out, run.config, lineage)
+        try:
+            return _compress(run, steps, source, replace(run, path=out, lineage=lineage), announce)
+        finally:
+            discard_compression(out)
+
+
+def _compress(
+    run: Run, steps: list[Step], source: CompressionData, target: Run, announce: Callable[[str], None]
+) -> Run:
+    """Make the run `target` of `run`: its path and lineage are set, its model, steps and metrics are not yet."""
     model, done, history = run.model, [], []
     for step in steps:
         announce(f"{step.method.name} {_told(step.config)}".rstrip())
         model, record, epochs = _apply(step, model, source)
         done.append(record)
         history.extend(epochs)
+        if reason := record.statistics.get("left_out"):
+            source.progress.note(f"{step.method.name} is left out: {reason}")
     announce("scoring validation and test rows")
     scores = _scores(model, source)
-    models = {name: Candidate(model_bytes(other), _scores(other, source)) for name, other in _ancestors(run)}
-    report = build_report({**models, "compressed": Candidate(model_bytes(model), scores)})
-    metrics = {split: report["compressed"][split] for split in SPLITS}
-    compressed = Run(out, model.spec, model, run.config, _lineage(run, done, source), metrics)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / REPORT_FILE).write_text(json.dumps(report, indent=2))
-    save_run(compressed, history)
+    try:
+        metrics = {split: measure(scores[split]) for split in SPLITS}
+    except ValueError as undefined:
+        raise CompressionError(f"the compressed model cannot be used: {undefined}") from None
+    lineage = target.lineage.model_copy(update={"methods": (*run.lineage.methods, *done)})
+    compressed = save_run(
+        replace(target, spec=model.spec, model=model, lineage=lineage, metrics=metrics), history
+    )
+    models = {
+        name: Candidate(model_bytes(other.model), _scores(other.model, source), other.sha256)
+        for name, other in _ancestors(run, source.progress)
+    }
+    try:
+        report = build_report(
+            {**models, "compressed": Candidate(model_bytes(model), scores, compressed.sha256)}
+        )
+    except ValueError as undefined:
+        source.progress.note(f"the report is left out: {undefined}")
+    else:
+        write_whole(compressed.path / REPORT_FILE, json.dumps(report, indent=2).encode())
     return compressed
 
 
@@ -142,36 +182,32 @@ def fine_tune(model: CtrModel, settings: Settings, data: CompressionData) -> Fin
     return FineTuning(history, auc_before, best.epoch)
 
 
-def _ancestors(run: Run) -> list[tuple[str, CtrModel]]:
-    """The float original and, where it is another model, the parent: what the report compares with."""
+def _ancestors(run: Run, progress: TrainingProgress) -> list[tuple[str, Run]]:
+    """The float original and, where it is another model, the parent: what the report compares with.
+
+    An ancestor is known by its digests: one whose path holds another run by now, or none, is left out.
+    """
     original = run
-    while original.lineage.parent is not None:
+    while (path := original.lineage.parent) is not None:
         try:
-            original = load_run(original.lineage.parent)
-        except ConfigError:
-            return [("parent", run.model)]
-    return (
-        [("original", run.model)]
-        if original is run
-        else [("original", original.model), ("parent", run.model)]
-    )
+            above = load_run(path)
+            problem = "it was made anew" if above.sha256 != original.lineage.parent_sha256 else None
+        except ConfigError as error:
+            problem = str(error)
+        if problem is not None:
+            progress.note(
+                f"the report leaves the original out: '{path}', of which '{original.path}' was made, is not there "
+                f"any more ({problem})"
+            )
+            return [("parent", run)]
+        original = above
+    return [("original", run)] if original is run else [("original", original), ("parent", run)]
 
 
 def _scores(model: CtrModel, data: CompressionData) -> dict[str, Scores]:
     return {
         split: Scores(score(model, data.split(split)), data.split(split).labels.numpy()) for split in SPLITS
     }
-
-
-def _lineage(run: Run, done: list[MethodStep], data: CompressionData) -> Lineage:
-    return run.lineage.model_copy(
-        update={
-            "git_revision": git_revision(),
-            "data": str(data.dataset.path),
-            "parent": str(run.path),
-            "methods": (*run.lineage.methods, *done),
-        }
-    )
 
 
 def _told(config: Settings) -> str:

@@ -1,6 +1,5 @@
 """Publishes a run: writes its files, scores rows with torch and with the engine, refuses when they differ."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from slimctr.scoring import Scorer, encoder_digest, sigmoid
 from slimctr.scoring.evaluation import stored_batch
 from slimctr.scoring.golden import Golden, golden_tensors
 from slimctr.training import Run, TensorSplit, score
-from slimctr.training.run import WEIGHTS_FILE
+from slimctr.training.run import WEIGHTS_FILE, model_digests
 
 PARITY_ROWS = 20_000
 PARITY_ATOL = 1e-4
@@ -141,6 +140,10 @@ def check_parity(model: CtrModel, batch: EncodedBatch, path: Path, base: Vocabul
 def _write_files(
     run: Run, dataset: Dataset, rows: EncodedBatch, folder: Path, announce: Callable[[str], None]
 ) -> Draft:
+    if model_digests(run.path) != run.sha256:
+        raise ExportError(
+            f"not published: run '{run.path}' was written anew since it was loaded; publish again"
+        )
     announce("packing tables")
     tables = store_tables(run.model)
     write_tensors(folder / TABLES_FILE, tables.tensors)
@@ -199,20 +202,19 @@ def _require_trained_pairs(run: Run) -> None:
 
 
 def _fidelity(run: Run) -> dict[str, float]:
-    """Differences of test logits from the float original, where the report of the run knows them."""
+    """Differences of test logits from the float original, where there is a report of this very run that knows them."""
     file = run.path / REPORT_FILE
-    if not file.is_file():
+    report = json.loads(file.read_text()) if file.is_file() else {}
+    if report.get("compressed", {}).get("sha256") != run.sha256:
         return {}
-    return json.loads(file.read_text()).get("original", {}).get("fidelity", {})
+    return report.get("original", {}).get("fidelity", {})
 
 
 def _lineage(run: Run) -> dict[str, object]:
     """What the manifest says of the origin: no paths, which mean nothing elsewhere."""
-    with (run.path / WEIGHTS_FILE).open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         **run.lineage.model_dump(mode="json", exclude={"methods", "data", "parent"}),
-        "weights_sha256": weights,
+        "weights_sha256": run.sha256[WEIGHTS_FILE],
         "config": run.config.model_dump(mode="json"),
     }
 

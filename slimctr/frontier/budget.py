@@ -1,5 +1,6 @@
 """The budget of a search: what a variant may lose against its original, and which one is recommended."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,9 +59,12 @@ class Budget:
                     f"'{part.strip()}': this limit is written {found['name']}{TERMS[found['name']][1]}"
                 )
             try:
-                limits.append((found["name"], float(found["value"])))
+                limit = float(found["value"])
             except ValueError:
-                raise ConfigError(f"'{part.strip()}': '{found['value']}' is no number") from None
+                limit = math.nan
+            if not math.isfinite(limit):
+                raise ConfigError(f"'{part.strip()}': '{found['value']}' is no number")
+            limits.append((found["name"], limit))
         return cls(tuple(limits))
 
     def __str__(self) -> str:

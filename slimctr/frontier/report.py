@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from slimctr.frontier.variants import BUCKETS
+from slimctr.training.run import write_whole
 
 JSON_FILE, PAGE_FILE = "frontier.json", "report.html"
 PLOTS = (("AUC", "auc"), ("logloss", "logloss"), ("calibration", "calibration"))
@@ -26,8 +27,8 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem }
 
 def write_report(folder: Path, found: Mapping[str, Any]) -> None:
     """Write `frontier.json` and `report.html`; docs/frontier.md describes the keys of `found`."""
-    (folder / JSON_FILE).write_text(json.dumps(found, indent=1) + "\n")
-    (folder / PAGE_FILE).write_text(page(found))
+    write_whole(folder / JSON_FILE, (json.dumps(found, indent=1) + "\n").encode())
+    write_whole(folder / PAGE_FILE, page(found).encode())
 
 
 def page(found: Mapping[str, Any]) -> str:

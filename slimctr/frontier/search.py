@@ -1,11 +1,13 @@
 """The search itself: trials of Optuna in one process or several, resumable from the folder."""
 
 import logging
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +18,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from slimctr.errors import CompressionError, ConfigError, ExportError
+from slimctr.frontier.folder import JournalLock
 from slimctr.frontier.space import STARTS, suggest_chain
 from slimctr.frontier.variants import Workshop
+from slimctr.training import load_run
 
 STUDY = "frontier"
 TRIALS_FILE = "trials.log"
@@ -43,12 +47,15 @@ def search(
 
     Smallest artifact and highest validation AUC are sought together (multi-objective TPE). A chain that does not
     apply to the run counts as done. `jobs` processes, or tasks of a Ray cluster, share the trials; each computes on
-    one thread. Raises ConfigError when Ray is asked for and not installed.
+    one thread. No other search may work in `folder` meanwhile: what it had begun counts as killed and is tried
+    again. Raises ConfigError when Ray is asked for and not installed.
     """
     study = _open_study(folder, seed)
-    if not study.trials:
-        for start in STARTS:
-            study.enqueue_trial(dict(start))
+    for killed in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(killed.number, state=TrialState.FAIL)
+        study.enqueue_trial({**killed.system_attrs.get("fixed_params", {}), **killed.params})
+    for start in STARTS:
+        study.enqueue_trial(dict(start), skip_if_exists=True)
     left = trials - _done(study)
     if left <= 0:
         return _done(study)
@@ -64,7 +71,9 @@ def search(
 
 
 def _in_processes(work: list[Share]) -> None:
-    with ProcessPoolExecutor(len(work), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        len(work), mp_context=get_context("spawn"), initializer=_end_with_parent
+    ) as pool:
         for future in [pool.submit(_work, *share) for share in work]:
             try:
                 future.result()
@@ -72,6 +81,15 @@ def _in_processes(work: list[Share]) -> None:
                 raise CompressionError(
                     "a process of the search died, perhaps for lack of memory; run again with fewer --jobs"
                 ) from None
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone: a killed search computes no further."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(
+            target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True
+        ).start()
 
 
 def _on_ray(work: list[Share]) -> None:
@@ -107,7 +125,7 @@ def _work(
     folder: Path, run: Path, data: Path | None, trials: int, seed: int, tell: Tell = lambda line: None
 ) -> None:
     torch.set_num_threads(1)
-    study, workshop = _open_study(folder, seed), Workshop(folder, run, data)
+    study, workshop = _open_study(folder, seed), Workshop(folder, load_run(run), data)
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         method, settings = suggest_chain(trial, workshop.run.spec)
@@ -129,9 +147,11 @@ def _open_study(folder: Path, seed: int) -> optuna.Study:
     optuna.logging.set_verbosity(logging.WARNING)  # trials are told of by `tell`
     return optuna.create_study(
         study_name=STUDY,
-        storage=JournalStorage(JournalFileBackend(str(folder / TRIALS_FILE))),
+        storage=JournalStorage(
+            JournalFileBackend(str(folder / TRIALS_FILE), JournalLock(folder / TRIALS_FILE))
+        ),
         directions=["minimize", "maximize"],
-        sampler=optuna.samplers.TPESampler(seed=seed),
+        sampler=optuna.samplers.TPESampler(seed=seed % 2**32),
         load_if_exists=True,
     )
 

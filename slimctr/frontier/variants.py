@@ -14,10 +14,13 @@ from slimctr import quality
 from slimctr.clicklogs import Dataset
 from slimctr.compression import compress
 from slimctr.compression.data import data_of_run
+from slimctr.errors import ConfigError
 from slimctr.export import publish_run
+from slimctr.frontier.folder import require_same_search
 from slimctr.scoring import Scorer
 from slimctr.scoring.evaluation import stored_batch
 from slimctr.training import Run, load_run
+from slimctr.training.run import write_whole
 
 MODEL = "frontier"
 ORIGINAL = "original"
@@ -27,11 +30,15 @@ BUCKETS = ("tail", "torso", "head")
 
 
 class Workshop:
-    """The folder of a search: runs and records under `variants/`, artifacts in the private store `store/`."""
+    """The folder of a search: runs and records under `variants/`, artifacts in the private store `store/`.
 
-    def __init__(self, folder: Path, run: Path, data: Path | None) -> None:
+    Raises ConfigError when the folder holds the search of another run.
+    """
+
+    def __init__(self, folder: Path, run: Run, data: Path | None) -> None:
+        require_same_search(folder, run)
         self.folder = folder
-        self.run = load_run(run)
+        self.run = run
         self.dataset = data_of_run(self.run, data)
         self.store = ModelStore(folder / "store")
 
@@ -56,6 +63,29 @@ class Workshop:
         records = [json.loads(path.read_text()) for path in found]
         return [record for record in records if record["key"] != ORIGINAL]
 
+    def sweep(self) -> None:
+        """Remove what killed searches began: variants without a record, versions that no record names."""
+        folders = [path for path in (self.folder / "variants").glob("*") if path.is_dir()]
+        for folder in folders:
+            if not (folder / RECORD).is_file():
+                shutil.rmtree(folder)
+        named = {
+            json.loads((folder / RECORD).read_bytes())["version"] for folder in folders if folder.exists()
+        }
+        for version in set(self.store.versions(MODEL)) - named:
+            self.store.remove(MODEL, version)
+
+    def variant_run(self, key: str) -> Run:
+        """Return the run of a variant as it was measured. Raises ConfigError when it changed since."""
+        run = load_run(self.folder / "variants" / key / "run")
+        known = self._known(key)
+        if known is None or run.sha256 != known["sha256"]:
+            raise ConfigError(
+                f"run '{run.path}' is not the one that was measured; delete its folder '{run.path.parent}' and "
+                "search again"
+            )
+        return run
+
     def path(self, record: dict[str, Any]) -> Path:
         """Return the version directory of a variant."""
         return self.store.path(MODEL, record["version"])
@@ -79,6 +109,7 @@ class Workshop:
             "version": version.version,
             "method": method,
             "settings": settings,
+            "sha256": dict(run.sha256),
             "valid": quality.summary(labels, logits),
             "buckets": bucket_losses(labels, logits, rarest_counts(self.dataset, "valid")),
             "bytes": {
@@ -90,9 +121,7 @@ class Workshop:
         }
         file = self.folder / "variants" / key / RECORD
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1))
-        partial.rename(file)
+        write_whole(file, json.dumps(record, indent=1).encode())
         return record
 
 

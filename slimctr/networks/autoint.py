@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from slimctr.networks.backbone import Backbone
 from slimctr.networks.interactions import FieldAttention
 from slimctr.networks.layers import Linear
-from slimctr.networks.params import Depth, MlpParams
+from slimctr.networks.params import Depth, MlpParams, Width
 from slimctr.networks.spec import LayerSpec
 
 
@@ -19,8 +19,8 @@ class AutoIntParams(MlpParams):
     """
 
     attention_layers: Depth = 3
-    heads: Depth = 2
-    head_width: Depth | None = None
+    heads: Width = 2
+    head_width: Width | None = None
 
 
 class AutoInt(Backbone):

@@ -10,14 +10,14 @@ from torch import Tensor
 from slimctr.networks.backbone import Backbone
 from slimctr.networks.interactions import CompressedInteraction
 from slimctr.networks.layers import Linear
-from slimctr.networks.params import Depth, MlpParams
+from slimctr.networks.params import MlpParams, Width
 from slimctr.networks.spec import LayerSpec
 
 
 class XDeepFmParams(MlpParams):
     """The MLP's settings and the maps of each CIN layer; the default is ours, the paper tunes it per data set."""
 
-    cin: Annotated[tuple[Depth, ...], Field(min_length=1)] = (64, 64)
+    cin: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)] = (64, 64)
 
 
 class XDeepFm(Backbone):

@@ -1,6 +1,17 @@
 """AUC, logloss, NE, calibration and their streaming forms."""
 
-from slimctr.quality.exact import auc, calibration, ece, gauc, logloss, ne, probabilities, row_losses, summary
+from slimctr.quality.exact import (
+    auc,
+    calibration,
+    ece,
+    gauc,
+    has_gauc,
+    logloss,
+    ne,
+    probabilities,
+    row_losses,
+    summary,
+)
 from slimctr.quality.streaming import QualitySums
 
 __all__ = [
@@ -9,6 +20,7 @@ __all__ = [
     "calibration",
     "ece",
     "gauc",
+    "has_gauc",
     "logloss",
     "ne",
     "probabilities",

@@ -118,6 +118,14 @@ def gauc(labels: ArrayLike, logits: ArrayLike, groups: ArrayLike) -> float:
     return weighted / rows
 
 
+def has_gauc(labels: ArrayLike, groups: ArrayLike) -> bool:
+    """Say whether some group (B,) has both a click and a non-click, so that `gauc` is defined."""
+    clicked = np.asarray(labels).astype(np.bool_)
+    _, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
+    clicks = np.bincount(group_of_row, weights=clicked)
+    return bool(((clicks > 0) & (clicks < np.bincount(group_of_row))).any())
+
+
 def ece(labels: ArrayLike, logits: ArrayLike, bins: int = 20) -> float:
     """Return the expected calibration error over `bins` equal-mass bins of the score.
 

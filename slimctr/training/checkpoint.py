@@ -53,7 +53,10 @@ class FitState:
 def write_checkpoint(
     path: Path, state: FitState, model: torch.nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Replace the checkpoint file in one rename, so that a crash leaves the old one or the new one."""
+    """Replace the checkpoint file in one rename, so that a crash leaves the old one or the new one.
+
+    Raises ConfigError when it cannot be written; the old one stays.
+    """
     values = {
         "history": [asdict(record) for record in state.history],
         "best_auc": state.best_auc,
@@ -63,12 +66,26 @@ def write_checkpoint(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(values, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(values, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise ConfigError(
+            f"checkpoint '{path}' cannot be written ({_cause(error)}); make room, then go on with --resume"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return the reason of the operating system; torch hides it behind an error of its own."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return str(error) if cause is None else str(cause.strerror)
 
 
 def read_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> FitState:

@@ -12,6 +12,9 @@ from slimctr.errors import ConfigError
 from slimctr.networks.model import network_params
 from slimctr.networks.params import nearest
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
+
 
 class TrainConfig(BaseModel):
     """How a model is built and trained. docs/training.md describes every key.
@@ -22,18 +25,18 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     network: str = "deepfm"
-    dim: Annotated[int, Field(ge=1)] = 10
+    dim: Annotated[int, Field(ge=1, le=4096)] = 10
     params: dict[str, Any] = {}
-    seed: Annotated[int, Field(ge=0)] = 1
-    epochs: Annotated[int, Field(ge=1)] = 100
-    batch_rows: Annotated[int, Field(ge=1)] = 4096
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    seed: Seed = 1
+    epochs: Epochs = 100
+    batch_rows: Annotated[int, Field(ge=2, le=2**31 - 1)] = 4096
+    learning_rate: Annotated[float, Field(gt=0, le=1e30)] = 1e-3
     schedule: Literal["plateau", "one_cycle"] = "plateau"
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    patience: Annotated[int, Field(ge=1)] = 2
+    patience: Annotated[int, Field(ge=1, le=1_000_000)] = 2
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
     clip_norm: Annotated[float, Field(gt=0)] = 10.0
-    embedding_l2: Annotated[float, Field(ge=0)] = 1e-5
+    embedding_l2: Annotated[float, Field(ge=0, le=1e3)] = 1e-5
     negative_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     gauc_field: str | None = None
 
@@ -78,10 +81,11 @@ def read_settings(source: str | Path) -> dict[str, Any]:
 
     Raises ConfigError when there is neither, or when the file is no YAML mapping.
     """
+    text: str | bytes
     if str(source) in preset_names():
         text = (resources.files("slimctr.training") / "presets" / f"{source}.yaml").read_text()
     elif Path(source).is_file():
-        text = Path(source).read_text()
+        text = Path(source).read_bytes()
     else:
         raise ConfigError(
             f"no configuration file or preset '{source}'{nearest(str(source), preset_names())}; "
@@ -89,7 +93,7 @@ def read_settings(source: str | Path) -> dict[str, Any]:
         )
     try:
         settings = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"configuration file '{source}' is not YAML: {error}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"configuration file '{source}' must hold key: value lines")
@@ -108,11 +112,14 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"'{text}' is not key=value; example: --set learning_rate=0.002")
         try:
             parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that no calendar has
             raise ConfigError(f"the value of '{text}' is not YAML; quote it") from None
         outer, dot, inner = key.partition(".")
-        if dot:
-            settings.setdefault(outer, {})[inner] = parsed
-        else:
+        if not dot:
             settings[key] = parsed
+            continue
+        group = settings.setdefault(outer, {})
+        if not isinstance(group, dict):
+            raise ConfigError(f"'{text}' sets a key of '{outer}', which is {group!r} by another assignment")
+        group[inner] = parsed
     return settings

@@ -1,18 +1,21 @@
 """From an encoded data set and a configuration to a run directory."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from slimctr import quality
 from slimctr.clicklogs.dataset import Dataset
 from slimctr.errors import ConfigError
 from slimctr.features import FeatureSchema
-from slimctr.networks import CtrModel, FloatTable, MaskedTable, build_model, float_spec
+from slimctr.networks import CtrModel, FloatTable, MaskedTable, ModelSpec, build_model, float_spec
 from slimctr.training.batches import TensorSplit
 from slimctr.training.config import TrainConfig
 from slimctr.training.evaluation import Scores, measure, score
-from slimctr.training.progress import TrainingProgress
+from slimctr.training.progress import Silent, TrainingProgress
+from slimctr.training.room import require_room
 from slimctr.training.run import (
     CHECKPOINT_FILE,
     Lineage,
@@ -24,7 +27,9 @@ from slimctr.training.run import (
     read_config,
     read_lineage,
     save_run,
+    sole_writer,
     start_run,
+    sweep,
 )
 from slimctr.training.trainer import fit
 
@@ -40,42 +45,59 @@ def train(
     """Train a network on an encoded data set, evaluate it on validation and test rows, write the run.
 
     With `resume`, an interrupted run goes on from its last epoch and a finished one is returned as it is.
-    Raises ConfigError when `out` holds a run and `resume` is not set, when its configuration or data differ, when
-    a split has one class only, and when training diverges.
+    A metric that is not defined on a split is left out and said to `progress`. Raises ConfigError when `out` holds
+    a run and `resume` is not set, when its configuration or data differ, when a split has one class only, when
+    memory or disk are too small, and when training diverges.
     """
+    progress = progress or Silent()
     dataset = Dataset(data)
-    groups = _group_column(config, dataset.schema)
+    column = _group_column(config, dataset.schema)
     digests = {entry["file"]: entry["sha256"] for entry in dataset.info["files"]}
     if is_started(out):
         _check_resumable(config, digests, out, resume)
         if is_finished(out):
+            sweep(out)
             return load_run(out)
     splits = {name: _load(dataset, name) for name in ("train", "valid", "test")}
-    if not is_started(out):
-        started = Lineage(seed=config.seed, git_revision=git_revision(), data=str(data), data_sha256=digests)
-        start_run(out, config, started)
-    model = initial_model(config, dataset)
-    history = fit(
-        model, config, splits["train"], splits["valid"], progress=progress, checkpoint=out / CHECKPOINT_FILE
-    )
-    counts = [dataset.counts(name) for name in dataset.schema.names]
-    untrained = set_untrained_oov_rows(model, counts)
-    metrics = {}
-    for name in ("valid", "test"):
-        split = splits[name]
-        scores = Scores(score(model, split), split.labels.numpy())
-        metrics[name] = measure(scores, None if groups is None else split.ids[:, groups].numpy())
-    set_to_mean = tuple(dataset.schema.names[index] for index in untrained)
-    lineage = read_lineage(out).model_copy(update={"oov_fields_set_to_mean": set_to_mean})
-    run = Run(out, model.spec, model, config, lineage, metrics)
-    save_run(run, history)
-    (out / CHECKPOINT_FILE).unlink()
-    return run
+    _require_steps(config, splits["train"])
+    groups = _groups(config, column, splits, progress)
+    require_room(initial_spec(config, dataset), config, len(splits["train"]), out)
+    with sole_writer(out):
+        if not is_started(out):
+            started = Lineage(
+                seed=config.seed, git_revision=git_revision(), data=str(data), data_sha256=digests
+            )
+            start_run(out, config, started)
+        model = initial_model(config, dataset)
+        history = fit(
+            model,
+            config,
+            splits["train"],
+            splits["valid"],
+            progress=progress,
+            checkpoint=out / CHECKPOINT_FILE,
+        )
+        counts = [dataset.counts(name) for name in dataset.schema.names]
+        untrained = set_untrained_oov_rows(model, counts)
+        metrics = {}
+        for name in ("valid", "test"):
+            split = splits[name]
+            scores = Scores(score(model, split), split.labels.numpy())
+            try:
+                metrics[name] = measure(scores, groups.get(name))
+            except ValueError as undefined:
+                progress.note(f"metrics of the {name} rows are left out: {undefined}")
+                metrics[name] = {}
+        set_to_mean = tuple(dataset.schema.names[index] for index in untrained)
+        lineage = read_lineage(out).model_copy(update={"oov_fields_set_to_mean": set_to_mean})
+        run = save_run(Run(out, model.spec, model, config, lineage, metrics), history)
+        sweep(out)
+        return run
 
 
-def initial_model(config: TrainConfig, dataset: Dataset) -> CtrModel:
-    """Return the model of a configuration with initial weights drawn from its seed."""
-    spec = float_spec(
+def initial_spec(config: TrainConfig, dataset: Dataset) -> ModelSpec:
+    """Return the specification of the model that a configuration trains on a data set."""
+    return float_spec(
         config.network,
         dim=config.dim,
         field_names=dataset.schema.names,
@@ -84,6 +106,11 @@ def initial_model(config: TrainConfig, dataset: Dataset) -> CtrModel:
         params=config.params,
         negative_sampling_rate=config.negative_sampling_rate,
     )
+
+
+def initial_model(config: TrainConfig, dataset: Dataset) -> CtrModel:
+    """Return the model of a configuration with initial weights drawn from its seed."""
+    spec = initial_spec(config, dataset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return build_model(spec)
@@ -114,6 +141,33 @@ def _load(dataset: Dataset, name: str) -> TensorSplit:
             f"the {name} split of '{dataset.path}' has no click or nothing but clicks; split the log otherwise"
         )
     return split
+
+
+def _require_steps(config: TrainConfig, train: TensorSplit) -> None:
+    """Raise ConfigError when the draw of the negatives may leave an epoch less than the two rows of a step."""
+    clicks = int(train.labels.sum())
+    if config.negative_sampling_rate < 1 and clicks < 2:
+        raise ConfigError(
+            f"negative_sampling_rate is {config.negative_sampling_rate:g} and the training split has {clicks} click: "
+            "an epoch may be left without a step; set negative_sampling_rate=1"
+        )
+
+
+def _groups(
+    config: TrainConfig, column: int | None, splits: Mapping[str, TensorSplit], progress: TrainingProgress
+) -> dict[str, np.ndarray]:
+    """Return the groups (n,) of gAUC for each split whose gAUC is defined; say which one's is not."""
+    groups = {}
+    for name in ("valid", "test") if column is not None else ():
+        values = splits[name].ids[:, column].numpy()
+        if quality.has_gauc(splits[name].labels.numpy(), values):
+            groups[name] = values
+        else:
+            progress.note(
+                f"gAUC of the {name} rows is left out: no value of gauc_field '{config.gauc_field}' has both a "
+                "click and a non-click there"
+            )
+    return groups
 
 
 def _check_resumable(config: TrainConfig, digests: dict[str, str], out: Path, resume: bool) -> None:

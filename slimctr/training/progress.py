@@ -17,6 +17,9 @@ class TrainingProgress(Protocol):
     def epoch(self, record: EpochRecord) -> None:
         """An epoch is done and its checkpoint written."""
 
+    def note(self, sentence: str) -> None:
+        """Something was left out or could not be done as asked, and the work goes on."""
+
 
 class Silent:
     """Shows nothing."""
@@ -25,6 +28,9 @@ class Silent:
         """Show nothing."""
 
     def epoch(self, record: EpochRecord) -> None:
+        """Show nothing."""
+
+    def note(self, sentence: str) -> None:
         """Show nothing."""
 
 
@@ -64,3 +70,7 @@ class RichProgress:
             highlight=False,
             soft_wrap=True,
         )
+
+    def note(self, sentence: str) -> None:
+        """Print it."""
+        self._bar.console.print(f"note: {sentence}", style="yellow", markup=False, soft_wrap=True)

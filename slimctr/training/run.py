@@ -1,10 +1,13 @@
 """The run directory: a trained or compressed model with everything needed to explain it."""
 
+import fcntl
+import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,9 @@ HISTORY_FILE = "history.jsonl"
 METRICS_FILE = "metrics.json"
 LINEAGE_FILE = "lineage.json"
 CHECKPOINT_FILE = "checkpoint.pt"
+REPORT_FILE = "report.json"
+RUN_FILES = (CONFIG_FILE, SPEC_FILE, WEIGHTS_FILE, HISTORY_FILE, METRICS_FILE, LINEAGE_FILE, REPORT_FILE)
+PARTIAL = ".partial"
 
 
 class _Record(BaseModel):
@@ -46,6 +52,7 @@ class Lineage(_Record):
 
     `oov_fields_set_to_mean` names the fields whose out-of-vocabulary row training never reached; it holds the
     mean row of the field, weighted by training count. `data_sha256` has a digest for every data file.
+    `parent` says where the run before compression was, `parent_sha256` (as in `Run.sha256`) which one it was.
     """
 
     seed: int
@@ -54,12 +61,17 @@ class Lineage(_Record):
     data_sha256: dict[str, str]
     oov_fields_set_to_mean: tuple[str, ...] = ()
     parent: str | None = None
+    parent_sha256: dict[str, str] | None = None
     methods: tuple[MethodStep, ...] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `metrics` maps "valid" and "test" to their metrics; `model` is in evaluation mode."""
+    """A finished run. `metrics` maps "valid" and "test" to their metrics; `model` is in evaluation mode.
+
+    `sha256` has the digests of specification and weights by file name, as they were read or written: the same
+    path may hold another run later.
+    """
 
     path: Path
     spec: ModelSpec
@@ -67,6 +79,7 @@ class Run:
     config: TrainConfig
     lineage: Lineage
     metrics: Mapping[str, Mapping[str, float]]
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def start_run(folder: Path, config: TrainConfig, lineage: Lineage) -> None:
@@ -78,8 +91,53 @@ def start_run(folder: Path, config: TrainConfig, lineage: Lineage) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"run directory '{folder}' cannot be made: {error}") from error
-    _write(folder / LINEAGE_FILE, lineage.model_dump_json(indent=2).encode())
-    _write(folder / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+    write_whole(folder / LINEAGE_FILE, lineage.model_dump_json(indent=2).encode())
+    write_whole(
+        folder / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()
+    )
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold an output folder within the block; the kernel lets go of it when the process dies.
+
+    Raises ConfigError when it cannot be made or another command holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"directory '{folder}' cannot be made: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError(
+            f"another command writes into '{folder}'; wait until it ends, or choose another --out"
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a complete run does not need: its checkpoint, and files that a killed process was writing."""
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    for name in (*RUN_FILES, CHECKPOINT_FILE):
+        (folder / (name + PARTIAL)).unlink(missing_ok=True)
+
+
+def discard_compression(folder: Path) -> None:
+    """Remove the files of a compression that was cut short, and their folder when it holds nothing else.
+
+    Anything else stays as it is: a complete run, and a training that can be resumed.
+    """
+    if is_finished(folder) or not (folder / LINEAGE_FILE).is_file() or read_lineage(folder).parent is None:
+        return
+    for name in (*(name for name in RUN_FILES if name != LINEAGE_FILE), LINEAGE_FILE):
+        (folder / (name + PARTIAL)).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def is_started(folder: Path) -> bool:
@@ -92,35 +150,57 @@ def is_finished(folder: Path) -> bool:
     return (folder / METRICS_FILE).is_file()
 
 
-def save_run(run: Run, history: Iterable[EpochRecord] = ()) -> None:
-    """Write a run to its path; metrics.json comes last, so a directory that has it is complete.
+def save_run(run: Run, history: Iterable[EpochRecord] = ()) -> Run:
+    """Write a run to its path and return it with its digests.
 
-    Files of an earlier state are replaced. Raises ConfigError when the folder cannot be made.
+    metrics.json comes last, so a directory that has it is complete. Files of an earlier state are replaced.
+    Raises ConfigError when the folder cannot be made.
     """
     start_run(run.path, run.config, run.lineage)
-    _write(run.path / SPEC_FILE, run.spec.model_dump_json(indent=2).encode())
     weights = {name: tensor.detach().contiguous() for name, tensor in run.model.state_dict().items()}
-    _write(run.path / WEIGHTS_FILE, save(weights))
+    contents = {SPEC_FILE: run.spec.model_dump_json(indent=2).encode(), WEIGHTS_FILE: save(weights)}
+    for name, content in contents.items():
+        write_whole(run.path / name, content)
     lines = (json.dumps(asdict(record)) + "\n" for record in history)
-    _write(run.path / HISTORY_FILE, "".join(lines).encode())
-    _write(run.path / METRICS_FILE, json.dumps(run.metrics, indent=2).encode())
+    write_whole(run.path / HISTORY_FILE, "".join(lines).encode())
+    write_whole(run.path / METRICS_FILE, json.dumps(run.metrics, indent=2).encode())
+    return replace(
+        run, sha256={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    )
+
+
+def model_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of specification and weights of a run by file name. Raises OSError without them."""
+    digests = {}
+    for name in (SPEC_FILE, WEIGHTS_FILE):
+        with (folder / name).open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """Read a finished run. Raises ConfigError when a file is missing, damaged or does not fit the others."""
+    """Read a finished run.
+
+    Raises ConfigError when a file is missing, damaged, does not fit the others or changes while it is read.
+    """
     folder = Path(path)
     if not is_finished(folder):
         state = "holds an unfinished training" if is_started(folder) else "is no run directory"
         raise ConfigError(f"'{folder}' {state}; make a run with: slimctr train --data DIR --out RUN")
     try:
+        before, digests = _states(folder), model_digests(folder)
         spec = ModelSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
         metrics = json.loads((folder / METRICS_FILE).read_bytes())
         with torch.random.fork_rng(devices=[]):
             model = build_model(spec)
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        config, lineage = read_config(folder), read_lineage(folder)
+        changed = before != _states(folder)
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise ConfigError(f"run '{folder}' cannot be read: {error}") from error
-    return Run(folder, spec, model.eval(), read_config(folder), read_lineage(folder), metrics)
+    if changed:
+        raise ConfigError(f"run '{folder}' was written anew while it was read; run the command again")
+    return Run(folder, spec, model.eval(), config, lineage, metrics, digests)
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -148,7 +228,20 @@ def git_revision() -> str | None:
     return answer.stdout.strip() or None
 
 
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file in one rename; what was there stays when that fails. Raises OSError naming the file."""
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _states(folder: Path) -> list[tuple[int, int, int]]:
+    """Return inode, size and time of the files that make a model: a file written anew has others."""
+    states = (
+        (folder / name).stat() for name in (CONFIG_FILE, LINEAGE_FILE, SPEC_FILE, WEIGHTS_FILE, METRICS_FILE)
+    )
+    return [(state.st_ino, state.st_size, state.st_mtime_ns) for state in states]

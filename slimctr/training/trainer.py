@@ -120,7 +120,10 @@ def _run_epoch(
     labels = valid.labels.numpy()
     logits = score(model, valid)
     if not np.isfinite(logits).all():
-        raise ConfigError(f"training diverged in epoch {epoch}: scores are not finite; lower learning_rate")
+        raise ConfigError(
+            f"training diverged in epoch {epoch}: scores are not finite; "
+            f"lower learning_rate, which is {config.learning_rate:g}"
+        )
     valid_auc = quality.auc(labels, logits)
     return EpochRecord(
         epoch=epoch,

@@ -3,24 +3,38 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tiny_runs import tiny_dataset, tiny_run
 
 from model_store.store import ModelStore
+from slimctr.clicklogs import Dataset
 from slimctr.errors import ConfigError
+from slimctr.frontier.budget import Budget
+from slimctr.frontier.job import find_frontier
 from slimctr.frontier.search import search
+from slimctr.frontier.variants import Workshop
 from slimctr.scoring import Scorer
+from slimctr.training import load_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frontier")
     return tiny_run(tiny_dataset(folder / "log"), folder / "run")
+
+
+@pytest.fixture(scope="module")
+def other_run(run, tmp_path_factory):
+    return tiny_run(
+        Dataset(Path(run.lineage.data)), tmp_path_factory.mktemp("other") / "run", seed=2, epochs=1
+    )
 
 
 def command(run, out, *more):
@@ -40,6 +54,12 @@ def test_a_killed_search_goes_on_and_its_best_variant_is_published(run, tmp_path
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in out.glob("variants/*/variant.json")}
     assert len(before) >= 3
+    journal = out / "trials.log"
+    os.symlink(
+        journal, out / "trials.log.lock"
+    )  # what Optuna's own lock leaves of a process killed inside it
+    journal.write_bytes(journal.read_bytes() + b'{"op_code":4,"wor')
+    (out / "variants" / "cut-short").mkdir()
     assert not (out / "report.html").exists()
 
     more = (
@@ -59,6 +79,7 @@ def test_a_killed_search_goes_on_and_its_best_variant_is_published(run, tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
+    assert not (out / "variants" / "cut-short").exists()
     found = json.loads((out / "frontier.json").read_text())
     assert found["trials"] >= 6
     variants = {variant["key"]: variant for variant in found["variants"]}
@@ -125,6 +146,26 @@ def test_ray_is_asked_for_and_not_there(run, tmp_path):
     done = subprocess.run(command(run, tmp_path / "out", *more), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install 'slimctr[ray]'" in done.stderr
+
+
+def test_figures_and_variants_are_those_of_the_run_that_was_searched(run, other_run, tmp_path):
+    """Also where another run lies at the same path by now, and where a variant was replaced since it was measured."""
+    where, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(run.path, where)
+    budget, data = Budget.parse("auc_drop<=1"), Path(run.lineage.data)
+    found = find_frontier(where, budget, out, data=data, trials=1)
+    kept = (out / "frontier.json").read_bytes()
+    variant = out / "variants" / found["recommended"] / "run"
+    assert Workshop(out, load_run(where), data).variant_run(found["recommended"]).path == variant
+    for name in ("spec.json", "weights.safetensors"):
+        shutil.copy(run.path / name, variant / name)
+    with pytest.raises(ConfigError, match="is not the one that was measured"):
+        Workshop(out, load_run(where), data).variant_run(found["recommended"])
+    shutil.rmtree(where)
+    shutil.copytree(other_run.path, where)
+    with pytest.raises(ConfigError, match="the weights of the run differ; choose another --out"):
+        find_frontier(where, budget, out, data=data, trials=1)
+    assert (out / "frontier.json").read_bytes() == kept
 
 
 def test_wrong_input_ends_in_one_line(run, tmp_path):

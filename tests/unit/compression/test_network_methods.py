@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from slimctr import quality
 from slimctr.compression import compress
 from slimctr.compression.recalibrate import fitted_calibration
 from slimctr.errors import CompressionError
 from slimctr.networks.folding import coded_maps, folded, rounded_matrix
+from slimctr.training import Silent, load_run
 
 
 def test_rounding_has_least_error_and_a_whole_number_of_steps():
@@ -34,21 +36,71 @@ def test_calibration_finds_the_temperature_and_bias_that_were_put_in():
     assert shift == pytest.approx(-0.6, abs=0.03)
 
 
-@pytest.mark.parametrize("spread", [1e-3, 1.0, 1e3])
-def test_calibration_never_raises_the_loss(spread):
+def calibrated(labels, logits):
+    """Scale and shift, or (1, 0) where a calibration would not lower the loss."""
+    try:
+        return fitted_calibration(labels, logits)
+    except CompressionError as refused:
+        if "would not become lower" not in str(refused):
+            raise
+        return 1.0, 0.0
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 1e3, 1e30])
+@pytest.mark.parametrize("center", [-20, 0.3])
+@pytest.mark.parametrize("rows", [200, 2_000])
+def test_a_calibration_is_bounded_and_never_raises_the_loss(rows, center, spread):
     rng = np.random.default_rng(3)
-    logits = rng.normal(size=500) * spread
-    labels = (rng.random(500) < 1 / (1 + np.exp(-np.sign(logits)))).astype(np.float32)
-    scale, shift = fitted_calibration(labels, logits)
-    after = np.logaddexp(0, scale * logits + shift) - labels * (scale * logits + shift)
-    before = np.logaddexp(0, logits) - labels * logits
-    assert after.mean() <= before.mean() + 1e-12
+    z = rng.normal(size=rows)
+    labels = (rng.random(rows) < 1 / (1 + np.exp(-np.sign(z)))).astype(np.float32)
+    logits = (z * spread + center).astype(np.float32)
+    scale, shift = calibrated(labels, logits)
+    assert 0.1 <= scale <= 10
+    assert quality.logloss(labels, scale * logits + shift) <= quality.logloss(labels, logits)
+    if spread == 1 and center == -20:
+        assert quality.logloss(labels, scale * logits + shift) < 0.7
 
 
-def test_scores_against_the_clicks_are_refused():
-    labels = np.array([1, 0, 1, 0, 1, 1, 0, 0], np.float32)
-    with pytest.raises(CompressionError, match="do not follow"):
-        fitted_calibration(labels, np.array([-1, 1, -2, 2, 0.5, -1, 1, -0.5]))
+@pytest.mark.parametrize("width", [1e-3, 1.0, 100.0])
+def test_separable_rows_have_a_bounded_calibration(width):
+    """Without a bound the best scale is infinite, and one row on the wrong side costs as much."""
+    x = np.concatenate([np.linspace(-2, -1, 60), np.linspace(1, 2, 60)]) * width
+    labels = (x > 0).astype(np.float32)
+    scale, shift = calibrated(labels, x)
+    assert 0.1 <= scale <= 10
+    # Platt's targets are worth at most log((60 + 1) / 1): no edge of a class gets surer by calibration than that.
+    assert scale == 1 or scale * width + shift < np.log(61)
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits", "reason"),
+    [
+        (np.r_[np.ones(49), np.zeros(500)], np.arange(549) / 100, "49 of 549 validation rows are clicks"),
+        (np.r_[np.ones(500), np.zeros(49)], np.arange(549) / 100, "500 of 549 validation rows are clicks"),
+        (np.zeros(300), np.arange(300) / 100, "0 of 300"),
+        (np.ones(300), np.arange(300) / 100, "300 of 300"),
+        (np.tile([0, 1], 100), np.full(200, 0.25), "all the same, or not finite"),
+        (np.tile([0, 1], 100), np.full(200, np.inf), "all the same, or not finite"),
+        (np.r_[np.ones(100), np.zeros(100)], np.arange(200) / 100, "do not follow the clicks"),
+    ],
+)
+def test_rows_that_do_not_say_how_to_calibrate_are_refused(labels, logits, reason):
+    with pytest.raises(CompressionError, match=reason):
+        fitted_calibration(labels.astype(np.float32), logits.astype(np.float32))
+
+
+def test_a_calibration_that_rows_do_not_support_is_left_out_and_said(run, dataset, tmp_path, monkeypatch):
+    """At the end of a chain that trained for minutes: the run is written, without it."""
+    monkeypatch.setattr("slimctr.compression.recalibrate.FEWEST", 10**9)
+    notes = []
+    progress = Silent()
+    progress.note = notes.append
+    coded = compress(run, "network_ptq+recalibrate", {}, None, tmp_path / "coded", progress=progress)
+    assert coded.spec.calibration is None
+    (note,) = notes
+    assert note.startswith("recalibrate is left out: ")
+    assert coded.lineage.methods[-1].statistics["left_out"] in note
+    assert load_run(coded.path).metrics == coded.metrics
 
 
 def test_a_rounded_network_computes_with_what_export_stores(run, tmp_path):

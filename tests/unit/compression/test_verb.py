@@ -1,18 +1,23 @@
 """`compress` from run to run: chains, recipes, fine-tuning, lineage, report, refusals."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from tiny_runs import tiny_run
 
+from model_store.store import ModelStore
 from slimctr.compression import RECIPES, REPORT_FILE, chain, compress, report_table
 from slimctr.compression.data import CompressionData
 from slimctr.compression.method import find_method
 from slimctr.compression.report import model_bytes
 from slimctr.compression.verb import fine_tune
-from slimctr.errors import CompressionError, ConfigError
-from slimctr.training import load_run, score
+from slimctr.errors import CompressionError, ConfigError, ExportError
+from slimctr.export import publish_run
+from slimctr.training import Silent, load_run, score
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,80 @@ def test_a_second_run_is_compared_with_parent_and_original(run, small, tmp_path)
         report["parent"]["bytes"] == json.loads((first.path / REPORT_FILE).read_text())["compressed"]["bytes"]
     )
     assert [step.method for step in second.lineage.methods] == ["feature_pca", "ptq"]
+
+
+def told():
+    progress = Silent()
+    progress.lines = []
+    progress.note = progress.lines.append
+    return progress
+
+
+def test_a_parent_is_known_by_its_digest(run, dataset, tmp_path):
+    """Trained anew at the same path, it is another model: no column and no fidelity of it, and the run is there."""
+    where = tmp_path / "original"
+    shutil.copytree(run.path, where)
+    first = compress(load_run(where), "ptq", {"bits": 8}, None, tmp_path / "first")
+    assert first.lineage.parent_sha256 == run.sha256
+    shutil.rmtree(where)
+    tiny_run(dataset, where, seed=9, epochs=1)
+    progress = told()
+    second = compress(first, "network_ptq", {}, None, tmp_path / "second", progress=progress)
+    report = json.loads((second.path / REPORT_FILE).read_text())
+    assert list(report) == ["parent", "compressed"]
+    assert report["parent"]["sha256"] == first.sha256
+    (line,) = progress.lines
+    assert "the report leaves the original out" in line
+    assert "it was made anew" in line
+    shutil.rmtree(where)
+    third = compress(first, "recalibrate", {}, None, tmp_path / "third", progress=progress)
+    assert list(json.loads((third.path / REPORT_FILE).read_text())) == ["parent", "compressed"]
+    assert "is no run directory" in progress.lines[-1]
+    assert publish_run(third, ModelStore(tmp_path / "store"), "m").manifest.fidelity == {}
+
+
+def test_a_run_of_which_no_digest_of_the_parent_is_known_has_no_original(run, tmp_path):
+    first = compress(run, "ptq", {"bits": 8}, None, tmp_path / "first")
+    unknown = dataclasses.replace(first, lineage=first.lineage.model_copy(update={"parent_sha256": None}))
+    second = compress(unknown, "network_ptq", {}, None, tmp_path / "second")
+    assert "original" not in json.loads((second.path / REPORT_FILE).read_text())
+
+
+def test_fidelity_is_that_of_the_run_that_is_published(run, tmp_path):
+    first = compress(run, "ptq", {"bits": 8}, None, tmp_path / "first")
+    second = compress(run, "ptq", {"bits": 4}, None, tmp_path / "second")
+    store = ModelStore(tmp_path / "store")
+    expected = json.loads((second.path / REPORT_FILE).read_text())["original"]["fidelity"]
+    assert publish_run(second, store, "m").manifest.fidelity == expected
+    shutil.copy(first.path / REPORT_FILE, second.path / REPORT_FILE)
+    assert publish_run(second, store, "m").manifest.fidelity == {}
+
+
+def test_a_run_that_changed_since_it_was_loaded_is_not_published(run, tmp_path):
+    first = compress(run, "ptq", {"bits": 8}, None, tmp_path / "first")
+    second = compress(run, "ptq", {"bits": 4}, None, tmp_path / "second")
+    for name in ("spec.json", "weights.safetensors"):
+        shutil.copy(second.path / name, first.path / name)
+    with pytest.raises(ExportError, match="written anew since it was loaded"):
+        publish_run(first, ModelStore(tmp_path / "store"), "m")
+    assert ModelStore(tmp_path / "store").versions("m") == []
+
+
+def test_a_calibration_is_a_part_of_what_a_run_is(run, tmp_path):
+    calibrated = compress(run, "recalibrate", {}, None, tmp_path / "calibrated")
+    assert calibrated.sha256["weights.safetensors"] == run.sha256["weights.safetensors"]
+    assert calibrated.sha256 != run.sha256
+
+
+def test_a_report_that_cannot_be_made_costs_no_run(run, tmp_path, monkeypatch):
+    def fails(models):
+        raise ValueError("a figure is not defined")
+
+    monkeypatch.setattr("slimctr.compression.verb.build_report", fails)
+    progress = told()
+    made = compress(run, "ptq", {}, None, tmp_path / "out", progress=progress)
+    assert progress.lines == ["the report is left out: a figure is not defined"]
+    assert load_run(made.path).metrics == made.metrics
 
 
 def test_model_bytes_count_what_is_stored(small):

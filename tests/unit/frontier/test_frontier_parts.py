@@ -51,6 +51,7 @@ def test_the_smallest_variant_within_all_limits_is_recommended():
         ("", "no term"),
         ("auc_drop>=0.1", "written auc_drop<="),
         ("auc_drop<=1e", "no number"),
+        ("auc_drop<=1e999", "no number"),
         ("auc_drop<=0.001;x", "no term"),
     ],
 )

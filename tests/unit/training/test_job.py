@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -5,11 +7,13 @@ import pytest
 import torch
 
 from slimctr import quality
+from slimctr.clicklogs import Dataset
 from slimctr.clicklogs.prepare import PrepareSettings, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.errors import ConfigError
-from slimctr.training import TensorSplit, evaluate, initial_model, load_run, score, train
+from slimctr.training import Silent, TensorSplit, evaluate, initial_model, load_run, score, train
 from slimctr.training.job import set_untrained_oov_rows
+from slimctr.training.run import sole_writer
 
 
 def test_a_run_holds_what_was_trained(config, click_data, dataset, tmp_path):
@@ -66,6 +70,125 @@ def test_resuming_with_other_settings_or_other_data_is_refused(config, click_dat
 def test_a_gauc_field_that_does_not_exist_is_refused_before_anything_is_written(config, click_data, tmp_path):
     with pytest.raises(ConfigError, match=r"gauc_field 'user'.*choose from C1, C2, C3, C4"):
         train(config.changed(gauc_field="user"), click_data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Told(Silent):
+    """What a training told, in order."""
+
+    def __init__(self):
+        self.lines = []
+
+    def note(self, sentence):
+        self.lines.append(sentence)
+
+    def epoch(self, record):
+        self.lines.append(record.epoch)
+
+
+@pytest.fixture(scope="module")
+def single_rows(tmp_path_factory):
+    """A log with a field that is another value in every row."""
+    folder, draw = tmp_path_factory.mktemp("single"), np.random.default_rng(2)
+    table = pa.table(
+        {
+            "label": draw.integers(0, 2, 400),
+            "user": [f"u{row}" for row in range(400)],
+            "color": [f"c{c}" for c in draw.integers(0, 4, 400)],
+        }
+    )
+    schema = {"fields": [{"name": name, "kind": "categorical"} for name in ("user", "color")]}
+    pq.write_table(table, folder / "log.parquet")
+    (folder / "schema.json").write_text(json.dumps(schema))
+    settings = PrepareSettings(
+        "parquet", folder / "log.parquet", "label", folder / "schema.json", hash_rows={"user": 10**6}
+    )
+    prepare(settings, folder / "data")
+    return folder / "data"
+
+
+def test_a_gauc_that_no_group_defines_is_left_out_and_said_before_the_first_epoch(
+    config, single_rows, tmp_path
+):
+    told = Told()
+    settings = config.changed(gauc_field="user", epochs=2)
+    run = train(settings, single_rows, tmp_path / "run", progress=told)
+    assert told.lines[2:] == [1, 2]
+    for split, line in zip(("valid", "test"), told.lines, strict=False):
+        assert line.startswith(
+            f"gAUC of the {split} rows is left out: no value of gauc_field 'user' has both"
+        )
+        assert "gauc" not in run.metrics[split]
+        assert run.metrics[split]["logloss"] > 0
+    assert load_run(tmp_path / "run").metrics == run.metrics
+
+
+def test_a_training_that_ended_before_its_metrics_is_completed_by_resume(
+    config, single_rows, tmp_path, monkeypatch
+):
+    """As runs do whose last epoch was followed by a fault: the checkpoint has everything."""
+
+    def fails(*_):
+        raise RuntimeError
+
+    settings, out = config.changed(epochs=2), tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("slimctr.training.job.measure", fails)
+        with pytest.raises(RuntimeError):
+            train(settings, single_rows, out)
+    told = Told()
+    run = train(config.changed(epochs=2), single_rows, tmp_path / "run", resume=True, progress=told)
+    assert told.lines == []
+    assert run.metrics["test"]["auc"] > 0
+
+
+def test_metrics_of_scores_that_are_not_finite_are_left_out_and_the_run_is_saved(
+    config, single_rows, tmp_path, monkeypatch
+):
+    told, rows = Told(), Dataset(single_rows).info["splits"]["test"]["rows"]
+    monkeypatch.setattr(
+        "slimctr.training.job.score",
+        lambda model, split: score(model, split) * (np.nan if len(split) == rows else 1),
+    )
+    run = train(config.changed(epochs=1), single_rows, tmp_path / "run", progress=told)
+    assert run.metrics["test"] == {}
+    assert "auc" in run.metrics["valid"]
+    assert "metrics of the test rows are left out: logit of row 0 is nan" in told.lines[-1]
+    assert load_run(tmp_path / "run").metrics == run.metrics
+
+
+def test_memory_and_disk_that_do_not_suffice_are_refused_before_anything_is_written(
+    config, single_rows, tmp_path, monkeypatch
+):
+    huge = config.changed(dim=4096, params={"hidden": [65_536] * 64})
+    with pytest.raises(ConfigError, match=r"takes .* GB of memory and .* are free: lower dim \(now 4096\)"):
+        train(huge, single_rows, tmp_path / "run")
+    monkeypatch.setattr("slimctr.training.room.free_memory", lambda: None)
+    with pytest.raises(ConfigError, match=r"take .* GB of disk and .* are free at .*make room"):
+        train(huge, single_rows, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_trainings_into_one_folder_do_not_mix(config, single_rows, tmp_path):
+    with sole_writer(tmp_path / "run"), pytest.raises(ConfigError, match="another command writes into"):
+        train(config, single_rows, tmp_path / "run")
+
+
+@pytest.mark.parametrize("clicks", [1, 2])
+def test_an_epoch_without_a_step_is_refused_before_the_first(config, clicks, tmp_path):
+    (tmp_path / "log").mkdir()
+    for split in ("train", "valid", "test"):
+        rows = "".join(f"{int(row < clicks)},c{row % 3}\n" for row in range(20))
+        (tmp_path / "log" / f"{split}.csv").write_text("label,color\n" + rows)
+    prepare(PrepareSettings(log_format="csv", source=tmp_path / "log"), tmp_path / "data")
+    rare = config.changed(negative_sampling_rate=1e-300, network="dnn", epochs=2)
+    if clicks == 2:
+        assert train(rare, tmp_path / "data", tmp_path / "run").metrics["valid"]["clicks"] == 2
+        return
+    with pytest.raises(
+        ConfigError, match=r"negative_sampling_rate is 1e-300 .* 1 click.* set negative_sampling_rate=1"
+    ):
+        train(rare, tmp_path / "data", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
