@@ -36,19 +36,20 @@ from benchmarks.random_models import (
     variant_of,
     zipf_ids,
 )
-from model_store.artifact import GOLDEN_FILE, NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
+from model_store.artifact import NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
 from model_store.manifest import Draft, Network
 from model_store.store import ModelStore
 from model_store.tensors import write_tensors
 from slimctr.export.accounting import count_bytes
 from slimctr.export.artifact import PARITY_ATOL, check_parity
 from slimctr.export.golden import GOLDEN_ROWS
+from slimctr.export.golden_values import VALUE_ROWS
 from slimctr.export.onnx_network import FoldedNetwork, onnx_bytes
 from slimctr.export.tables import store_tables
 from slimctr.features import EncodedBatch, FeatureSchema, TextColumn, Vocabulary
 from slimctr.networks import CtrModel
 from slimctr.scoring import encoder_digest
-from slimctr.scoring.golden import Golden, golden_tensors
+from slimctr.scoring.golden import Golden, GoldenValues, save_golden
 
 
 def publish(
@@ -110,8 +111,12 @@ def publish_model(
         shutil.copyfile(vocabulary, path / VOCABULARY_FILE)
         with torch.inference_mode():
             logits = model(torch.from_numpy(golden.ids)).numpy()
-        write_tensors(path / GOLDEN_FILE, golden_tensors(Golden(golden, logits), schema))
         base, encoder = encoder_digest(schema, vocabulary)
+        values = {
+            field: [str(row) if row else "unlisted" for row in column[:VALUE_ROWS].tolist()]
+            for field, column in zip(schema.names, golden.ids.T, strict=True)
+        }
+        save_golden(path, Golden(golden, logits), GoldenValues(base, values), schema)
         draft = Draft(
             method=(),
             features=schema.model_dump(mode="json", exclude_defaults=True),

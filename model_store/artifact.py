@@ -15,6 +15,7 @@ from model_store.errors import IntegrityError, InvalidName, ManifestError
 from model_store.manifest import SCHEMA_VERSION, Manifest
 from model_store.names import FILE, MANIFEST_FILE
 from model_store.pacing import is_paced, pause
+from model_store.seal import check_seal
 from model_store.strict_json import parse_object
 from model_store.tensors import Array, map_open_tensors, open_regular
 
@@ -22,6 +23,7 @@ TABLES_FILE = "tables.safetensors"
 VOCABULARY_FILE = "vocabulary.safetensors"
 GOLDEN_FILE = "golden.safetensors"
 NETWORK_FILE = "network.onnx"
+GOLDEN_VALUES_FILE = "golden.json"  # not in versions that were published before it existed
 REQUIRED_FILES = (TABLES_FILE, NETWORK_FILE, VOCABULARY_FILE, GOLDEN_FILE)
 
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
@@ -31,11 +33,17 @@ _PACED_HASH_BYTES = 256 * 1024
 
 
 class Artifact:
-    """A verified version: files keep the handles that were hashed until `close`, maps live on after it."""
+    """A verified version: files keep the handles that were hashed until `close`, maps live on after it.
 
-    def __init__(self, directory: Path, manifest: Manifest, files: dict[str, BufferedReader]) -> None:
+    `is_sealed` says whether a seal beside the folder vouches for the manifest, too.
+    """
+
+    def __init__(
+        self, directory: Path, manifest: Manifest, files: dict[str, BufferedReader], is_sealed: bool
+    ) -> None:
         self.directory = directory
         self.manifest = manifest
+        self.is_sealed = is_sealed
         self._files = files
 
     def tensors(self, name: str) -> dict[str, Array]:
@@ -47,6 +55,12 @@ class Artifact:
         file = self._files[name]
         file.seek(0)
         return file.read()
+
+    def digest_after(self, prefix: bytes, name: str) -> str:
+        """Return the sha256 of `prefix` and the bytes of the file `name` in hexadecimal; reads the file once more."""
+        file = self._files[name]
+        file.seek(0)
+        return sha256(file, prefix)
 
     def close(self) -> None:
         """Close the handles."""
@@ -62,12 +76,13 @@ class Artifact:
         self.close()
 
 
-def open_artifact(directory: Path) -> Artifact:
+def open_artifact(directory: Path, identity: tuple[str, int] | None = None) -> Artifact:
     """Open `directory` and check that it holds exactly what its manifest lists, byte for byte.
 
-    Raises ManifestError for the manifest, IntegrityError for a missing, extra, altered or special file.
+    Raises ManifestError for a manifest that is not well-formed; IntegrityError for one that is not of the model and
+    version `identity` or not the one that was sealed, and for a missing, extra, altered or special file.
     """
-    manifest = read_manifest(directory)
+    manifest, is_sealed = read_manifest(directory, identity)
     check_file_set(directory, manifest.files)
     files: dict[str, BufferedReader] = {}
     try:
@@ -81,18 +96,19 @@ def open_artifact(directory: Path) -> Artifact:
             digest = sha256(files[name])
             if digest != entry.sha256:
                 raise IntegrityError(
-                    f"{directory / name}: altered, sha256 {digest} is not that of the manifest"
+                    f"{directory / name}: altered, its sha256 is {digest[:16]}… where the manifest says "
+                    f"{entry.sha256[:16]}…; copy it again from where the version was published, or publish again"
                 )
     except BaseException:
         for file in files.values():
             file.close()
         raise
-    return Artifact(directory, manifest, files)
+    return Artifact(directory, manifest, files, is_sealed)
 
 
-def sha256(file: BufferedReader) -> str:
-    """Return the digest of an open file in hexadecimal; may `pause` between its blocks."""
-    digest = hashlib.sha256()
+def sha256(file: BufferedReader, prefix: bytes = b"") -> str:
+    """Return the digest of `prefix` and an open file in hexadecimal; may `pause` between its blocks."""
+    digest = hashlib.sha256(prefix)
     # not from the C allocator, which would keep blocks of this size from then on
     with (
         mmap.mmap(-1, _PACED_HASH_BYTES if is_paced() else _HASH_BYTES) as buffer,
@@ -105,14 +121,24 @@ def sha256(file: BufferedReader) -> str:
     return digest.hexdigest()
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """Return the manifest of a version directory; raise ManifestError when it is not well-formed."""
+def read_manifest(directory: Path, identity: tuple[str, int] | None = None) -> tuple[Manifest, bool]:
+    """Return the manifest of a version directory and whether it is sealed; no other file is read.
+
+    Raises ManifestError when it is not well-formed, IntegrityError when it is not of the model and version `identity`,
+    or not the one that was sealed.
+    """
     try:
         with open_regular(directory / MANIFEST_FILE) as file:
             data = file.read(_MAX_MANIFEST_BYTES + 1)
     except IntegrityError as problem:
         raise ManifestError(f"{directory}: {problem}") from None
-    return parse_manifest(data, str(directory / MANIFEST_FILE))
+    manifest = parse_manifest(data, str(directory / MANIFEST_FILE))
+    if identity is not None and (manifest.model, manifest.version) != (identity[0], str(identity[1])):
+        raise IntegrityError(
+            f"{directory / MANIFEST_FILE}: this folder is {identity[0]}/{identity[1]}, its manifest is that of "
+            f"{manifest.model}/{manifest.version}; copy the right version here, or publish again"
+        )
+    return manifest, check_seal(directory, data, manifest.version)
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:

@@ -1,72 +1,35 @@
-"""Where a store keeps its files: a small protocol, and the local directory behind it."""
+"""Where a store keeps its files: one directory of this machine."""
 
 import errno
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
-
-import fsspec
 
 from model_store.errors import IntegrityError, NotFound, StoreError
+from model_store.local_path import remote_fault
+from model_store.seal import seal_path
 from model_store.tensors import open_regular
 
 
-class Storage(Protocol):
-    """Files under one root. Paths are relative, parts joined by '/', already checked by the caller."""
-
-    def folders(self, path: str) -> list[str]:
-        """Return the names of the real folders in `path`, hidden ones too; none when `path` is absent."""
-
-    def read(self, path: str) -> bytes | None:
-        """Return the content of a file, or None when it is absent."""
-
-    def replace(self, path: str, data: bytes) -> None:
-        """Write a file so that every reader sees the old or the new content, also after a crash."""
-
-    def stage(self, parent: str) -> Path:
-        """Return a new empty hidden folder on this machine whose content `commit` can move into `parent`."""
-
-    def commit(self, staged: Path, path: str) -> bool:
-        """Make a staged folder appear at `path`, whole or not at all; return False when `path` is taken."""
-
-    def discard(self, path: str, tombstone: str) -> None:
-        """Take a folder out of sight as `tombstone`, then delete what it holds; the empty tombstone stays."""
-
-    def local(self, path: str) -> Path:
-        """Return a folder on this machine that holds the files of `path`; raise NotFound without."""
-
-    def locked(self, path: str) -> AbstractContextManager[None]:
-        """Keep other processes that lock `path` out for the length of a `with` block."""
-
-
 class LocalStorage:
-    """A directory of this machine. Listing, reading and deleting go through fsspec; what must survive a crash
-    or be atomic (fsync, rename, lock) is the operating system's own call, which fsspec does not offer.
-    """
+    """Files under one directory. Paths are relative, parts joined by '/', already checked by the caller."""
 
     def __init__(self, root: Path | str) -> None:
-        if "://" in str(root):
-            raise StoreError(
-                f"{root}: only a local directory can be a store; copy the store to this machine first"
-            )
+        if fault := remote_fault(root):
+            raise StoreError(f"store {fault}")
         self._root = Path(root).absolute()
-        self._files: Any = fsspec.filesystem("file")
 
     def folders(self, path: str) -> list[str]:
         """Return the names of the real folders in `path`, hidden ones too; none when `path` is absent."""
         try:
-            entries = self._files.ls(str(self._root / path), detail=True)
+            with os.scandir(self._root / path) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(
-            entry["name"].rsplit("/", 1)[-1]
-            for entry in entries
-            if entry["type"] == "directory" and not entry["islink"]
-        )
 
     def read(self, path: str) -> bytes | None:
         """Return the content of a regular file, or None when it is absent."""
@@ -79,11 +42,12 @@ class LocalStorage:
         """Write a sibling, fsync it, rename it over `path`, fsync the folder."""
         target = self._root / path
         temporary = target.with_name(f".{target.name}-{secrets.token_hex(8)}")
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        try:
+            write_flushed(temporary, data)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         sync_folder(target.parent)
 
     def stage(self, parent: str) -> Path:
@@ -94,7 +58,7 @@ class LocalStorage:
         return staged
 
     def commit(self, staged: Path, path: str) -> bool:
-        """Rename the staged folder to `path`, fsync the folder around it; return False when taken."""
+        """Make the staged folder appear at `path`, whole or not at all, then the seal beside it; False when taken."""
         try:
             # the kernel refuses to rename a folder over one that is not empty, so of two publishers one loses
             staged.rename(self._root / path)
@@ -103,18 +67,24 @@ class LocalStorage:
                 return False
             raise
         sync_folder((self._root / path).parent)
+        seal_path(staged).replace(seal_path(self._root / path))
+        sync_folder((self._root / path).parent)
         return True
 
     def discard(self, path: str, tombstone: str) -> None:
-        """Rename the folder to `tombstone`, then delete its files."""
+        """Take a folder out of sight as `tombstone`, then delete its files and its seal; the empty tombstone stays."""
         hidden = self._root / tombstone
         (self._root / path).rename(hidden)
         sync_folder(hidden.parent)
-        for entry in self._files.ls(str(hidden), detail=False):
-            self._files.rm(entry, recursive=True)
+        seal_path(self._root / path).unlink(missing_ok=True)
+        for entry in hidden.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     def local(self, path: str) -> Path:
-        """Return the folder itself; raise IntegrityError when it or a folder above it is a link."""
+        """Return the folder of `path`; raise NotFound without, IntegrityError when a part of it is a link."""
         folder = self._root
         for part in path.split("/"):
             folder = folder / part
@@ -133,6 +103,14 @@ class LocalStorage:
             yield
         finally:
             os.close(descriptor)
+
+
+def write_flushed(path: Path, data: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

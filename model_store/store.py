@@ -8,12 +8,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model_store.artifact import open_artifact, parse_manifest, read_manifest
-from model_store.errors import Conflict, IntegrityError, NotFound, StoreError
+from model_store.artifact import Artifact, open_artifact, parse_manifest, read_manifest
+from model_store.errors import Conflict, NotFound, StoreError
 from model_store.labels import Labels, parse_labels
 from model_store.manifest import Draft, FileEntry, Manifest
 from model_store.names import FILE, LABEL, LABELS_FILE, MANIFEST_FILE, MODEL, VERSION
-from model_store.storage import LocalStorage, Storage, sync_folder
+from model_store.seal import SEAL_SUFFIX, seal_of, seal_path
+from model_store.storage import LocalStorage, sync_folder, write_flushed
 from model_store.tensors import open_regular
 
 _COPY_BYTES = 1024 * 1024
@@ -28,7 +29,7 @@ class ModelStore:
     """
 
     def __init__(self, root: Path | str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._storage: Storage = LocalStorage(root)
+        self._storage = LocalStorage(root)
         self._now = now
 
     def models(self) -> list[str]:
@@ -49,13 +50,27 @@ class ModelStore:
             raise NotFound(f"model '{model}' has no version {version}; {self._choices(model)}") from None
 
     def manifest(self, model: str, version: int) -> Manifest:
-        """Return the manifest of a version without hashing its files; raise ManifestError for a bad one."""
-        manifest = read_manifest(self.path(model, version))
-        if (manifest.model, manifest.version) != (model, str(version)):
-            raise IntegrityError(
-                f"{model}/{version}: its manifest is that of {manifest.model}/{manifest.version}"
-            )
-        return manifest
+        """Return the manifest of a version without hashing its files.
+
+        Raises ManifestError for a bad one, IntegrityError for that of another version or one that was edited.
+        """
+        return read_manifest(self.path(model, version), (model, version))[0]
+
+    def is_sealed(self, model: str, version: int) -> bool:
+        """Say whether a version has a seal; raise as `manifest` does."""
+        return read_manifest(self.path(model, version), (model, version))[1]
+
+    def open(self, model: str, version: int) -> Artifact:
+        """Open a version and hash every file; raise NotFound, IntegrityError or ManifestError."""
+        return open_artifact(self.path(model, version).resolve(), (model, version))
+
+    def seal(self, model: str, version: int) -> None:
+        """Write the seal of a version that has none; raise as `open` does, after which nothing is sealed."""
+        with self.open(model, version) as artifact:
+            if artifact.is_sealed:
+                return
+            manifest = (artifact.directory / MANIFEST_FILE).read_bytes()
+            self._storage.replace(f"{model}/{version}{SEAL_SUFFIX}", seal_of(manifest, str(version)))
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """Return (model, version) of `name`, `name@version` or `name@label`.
@@ -108,9 +123,8 @@ class ModelStore:
 
     def verify(self, model: str, version: int) -> Manifest:
         """Hash every file of a version and return its manifest; raise IntegrityError or ManifestError."""
-        manifest = self.manifest(model, version)
-        open_artifact(self.path(model, version)).close()
-        return manifest
+        with self.open(model, version) as artifact:
+            return artifact.manifest
 
     def remove(self, model: str, version: int) -> None:
         """Delete a version; its number is never used again. Raises Conflict while a label points to it."""
@@ -129,25 +143,43 @@ class ModelStore:
     ) -> int:
         """Copy the files of `directory` into the store as the next version of `model` and return its number.
 
-        The version appears whole or not at all. `gate` sees the finished version directory before anyone else
-        can; when it raises, nothing is published. Raises IntegrityError when `directory` holds anything but
-        regular files and ManifestError when a file that the format requires is missing.
+        The version appears whole or not at all, its seal right after it. `gate` sees the finished version directory
+        before anyone else can; when it raises, nothing is published. Raises IntegrityError when `directory` holds
+        anything but regular files and ManifestError when a file that the format requires is missing.
         """
         MODEL.check(model)
         staged = self._storage.stage(model)
         try:
             files = _copy_files(directory, staged)
             version = self._next_version(model)
-            _write_manifest(staged, _complete(draft, model, version, self._now(), files))
+            self._complete(staged, draft, model, version, files)
             if gate is not None:
                 gate(staged)
             while not self._storage.commit(staged, f"{model}/{version}"):
                 version = self._next_version(model)
-                _write_manifest(staged, _complete(draft, model, version, self._now(), files))
+                self._complete(staged, draft, model, version, files)
             return version
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
+            seal_path(staged).unlink(missing_ok=True)
             raise
+
+    def _complete(
+        self, staged: Path, draft: Draft, model: str, version: int, files: dict[str, FileEntry]
+    ) -> None:
+        """Write manifest and seal of a staged version; the manifest is read back through the strict parser."""
+        manifest = Manifest(
+            **dict(draft),
+            model=model,
+            version=str(version),
+            created=self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            files=files,
+        )
+        data = manifest.model_dump_json(indent=1).encode() + b"\n"
+        parse_manifest(data, f"{model}/{version}")
+        write_flushed(staged / MANIFEST_FILE, data)
+        sync_folder(staged)
+        write_flushed(seal_path(staged), seal_of(data, str(version)))
 
     def _change_labels(
         self, model: str, change: Callable[[Labels], Labels], expected_revision: int | None
@@ -194,25 +226,3 @@ def _copy_files(directory: Path, staged: Path) -> dict[str, FileEntry]:
             os.fsync(target.fileno())
         files[entry.name] = FileEntry(sha256=digest.hexdigest(), bytes=size)
     return files
-
-
-def _complete(draft: Draft, model: str, version: int, now: datetime, files: dict[str, FileEntry]) -> bytes:
-    """Return the bytes of the finished manifest, read back through the strict parser."""
-    manifest = Manifest(
-        **dict(draft),
-        model=model,
-        version=str(version),
-        created=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        files=files,
-    )
-    data = manifest.model_dump_json(indent=1).encode() + b"\n"
-    parse_manifest(data, f"{model}/{version}")
-    return data
-
-
-def _write_manifest(staged: Path, data: bytes) -> None:
-    with (staged / MANIFEST_FILE).open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(staged)

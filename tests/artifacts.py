@@ -17,7 +17,7 @@ from model_store.store import ModelStore
 from model_store.tensors import write_tensors
 from slimctr.features import Bag, EncodedBatch, Encoder, FeatureSchema, Vocabulary
 from slimctr.scoring.digest import encoder_digest
-from slimctr.scoring.golden import Golden, golden_tensors
+from slimctr.scoring.golden import Golden, GoldenValues, golden_tensors, save_golden
 
 OPSET = 20
 DIM = 6
@@ -92,7 +92,7 @@ def build_artifact(
 def write_artifact(
     directory: Path, compressed: bool = True, seed: int = 0, dataset: Path | None = None
 ) -> Draft:
-    """Write the four files of a version into `directory` and return its manifest draft."""
+    """Write the files of a version into `directory` and return its manifest draft."""
     rng = np.random.default_rng(seed)
     if dataset is None:
         schema = SCHEMA
@@ -126,9 +126,14 @@ def write_artifact(
 
     network = _Network(rng, column, wide_columns=len(schema.fields))
     (directory / NETWORK_FILE).write_bytes(network.onnx_bytes())
-    batch = golden_batch(Encoder(schema, vocabulary), rng)
+    rows = [*raw_rows(99), {"ad": "never seen"}] if schema is SCHEMA else []
+    batch = golden_batch(Encoder(schema, vocabulary), rows, rng)
     golden = Golden(batch, network.logits(stored_matrix(schema, stored, batch, column)))
-    write_tensors(directory / GOLDEN_FILE, golden_tensors(golden, schema))
+    if rows:
+        values = {name: [row.get(name) for row in rows] for name in schema.names}
+        save_golden(directory, golden, GoldenValues(base_vocabulary, values), schema)
+    else:  # as versions were before raw values were kept
+        write_tensors(directory / GOLDEN_FILE, golden_tensors(golden, schema))
 
     payload_by_role = {
         role: sum(tensors[table.codes].nbytes for table in tables if table.role == role)
@@ -154,10 +159,9 @@ def write_artifact(
     )
 
 
-def golden_batch(encoder: Encoder, rng: np.random.Generator) -> EncodedBatch:
-    """Return 256 rows: encoded raw rows, one of missing and unlisted values only, and random row ids."""
+def golden_batch(encoder: Encoder, rows: list[dict[str, Any]], rng: np.random.Generator) -> EncodedBatch:
+    """Return 256 rows: the encoded raw `rows`, then random row ids."""
     schema, vocabulary = encoder.schema, encoder.vocabulary
-    rows = [*raw_rows(99), {"ad": "never seen"}] if schema is SCHEMA else []
     encoded = encoder.encode_rows(rows)
     rest = GOLDEN_ROWS - len(encoded)
     ids = np.stack([rng.integers(0, vocabulary.rows(p), rest) for p in schema.single], axis=1)

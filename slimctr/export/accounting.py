@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from model_store.artifact import GOLDEN_FILE, NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
+from model_store.artifact import GOLDEN_FILE, GOLDEN_VALUES_FILE, NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
 from model_store.manifest import Bytes
 from slimctr.export.onnx_network import FoldedNetwork, onnx_bytes
 from slimctr.export.tables import StoredTables, tensor_name
@@ -30,7 +30,7 @@ def count_bytes(
         "table_headers": sizes[TABLES_FILE] - payload - tables.scale_bytes,
         "network": sizes[NETWORK_FILE],
         "vocabulary": sizes[VOCABULARY_FILE],
-        "golden": sizes[GOLDEN_FILE],
+        "golden": sizes[GOLDEN_FILE] + sizes[GOLDEN_VALUES_FILE],
     }
     original_payload = 4 * sum(spec.rows) * (original_dim + (1 if spec.wide else 0))
     original_tables = original_payload + _float_header_bytes(spec, original_dim)
@@ -44,7 +44,7 @@ def count_bytes(
         payload_by_role=tables.payload_by_role,
         artifact_by_component=components,
         original_payload=original_payload,
-        original_artifact=original_tables + original_network + vocabulary_bytes + sizes[GOLDEN_FILE],
+        original_artifact=original_tables + original_network + vocabulary_bytes + components["golden"],
     )
 
 

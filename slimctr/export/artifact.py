@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model_store.artifact import GOLDEN_FILE, NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
+from model_store.artifact import NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
 from model_store.errors import StoreError
 from model_store.manifest import Draft, Manifest, Network
 from model_store.names import LABEL, MODEL
@@ -20,7 +20,8 @@ from slimctr.compression import REPORT_FILE
 from slimctr.compression.data import data_of_run
 from slimctr.errors import EngineError, ExportError
 from slimctr.export.accounting import count_bytes
-from slimctr.export.golden import golden_batch
+from slimctr.export.golden import GOLDEN_ROWS, golden_batch
+from slimctr.export.golden_values import VALUE_ROWS, golden_values
 from slimctr.export.onnx_network import FoldedNetwork, onnx_bytes
 from slimctr.export.tables import store_tables
 from slimctr.features import EncodedBatch, Vocabulary
@@ -28,11 +29,12 @@ from slimctr.features.renumbering import renumbered, renumbered_batch
 from slimctr.networks import CtrModel, RowMap
 from slimctr.scoring import Scorer, encoder_digest, sigmoid
 from slimctr.scoring.evaluation import stored_batch
-from slimctr.scoring.golden import Golden, golden_tensors
+from slimctr.scoring.golden import Golden, GoldenValues, save_golden
 from slimctr.training import Run, TensorSplit, score
 from slimctr.training.run import WEIGHTS_FILE, model_digests
 
 PARITY_ROWS = 20_000
+RAW_ROWS = 2_000
 PARITY_ATOL = 1e-4
 PROBABILITY_ATOL = 1e-5
 
@@ -151,7 +153,11 @@ def _write_files(
     network = FoldedNetwork(run.model)
     (folder / NETWORK_FILE).write_bytes(onnx_bytes(network))
     base_vocabulary, _ = encoder_digest(dataset.schema, dataset.path / VOCABULARY_FILE)
-    chosen = golden_batch(rows, dataset.vocabulary())
+    encoder = dataset.encoder()
+    values = GoldenValues(base_vocabulary, golden_values(dataset.raw_test(RAW_ROWS)[0], encoder))
+    chosen = EncodedBatch.concatenate(
+        [encoder.encode_rows(values.rows), golden_batch(rows, encoder.vocabulary, GOLDEN_ROWS - VALUE_ROWS)]
+    )
     logits = _torch_logits(run.model, chosen)
     if run.spec.row_maps:
         maps = [
@@ -161,8 +167,8 @@ def _write_files(
         chosen = renumbered_batch(chosen, maps, dataset.schema)
     else:
         (folder / VOCABULARY_FILE).write_bytes((dataset.path / VOCABULARY_FILE).read_bytes())
-    write_tensors(folder / GOLDEN_FILE, golden_tensors(Golden(chosen, logits), dataset.schema))
-    _, encoder = encoder_digest(dataset.schema, folder / VOCABULARY_FILE)
+    save_golden(folder, Golden(chosen, logits), values, dataset.schema)
+    _, encoder_sha256 = encoder_digest(dataset.schema, folder / VOCABULARY_FILE)
     return Draft(
         method=tuple(step.model_dump(mode="json") for step in run.lineage.methods),
         features=dataset.schema.model_dump(mode="json", exclude_defaults=True),
@@ -172,7 +178,7 @@ def _write_files(
             run.spec, tables, folder, run.config.dim, (dataset.path / VOCABULARY_FILE).stat().st_size
         ),
         base_vocabulary=base_vocabulary,
-        encoder=encoder,
+        encoder=encoder_sha256,
         parity_atol=PARITY_ATOL,
         negative_sampling_rate=run.spec.negative_sampling_rate,
         evaluation={

@@ -9,8 +9,8 @@ GOLDEN_ROWS = 256
 _PLAIN_ROWS = 64
 
 
-def golden_batch(batch: EncodedBatch, vocabulary: Vocabulary) -> EncodedBatch:
-    """Return at least 256 rows where `batch` has that many: evenly spaced rows of it, some with one field
+def golden_batch(batch: EncodedBatch, vocabulary: Vocabulary, rows: int = GOLDEN_ROWS) -> EncodedBatch:
+    """Return at least `rows` rows where `batch` has that many: evenly spaced rows of it, some with one field
     changed.
 
     For every field there is a row that reads its first listed row (head), the middle one (torso), the last
@@ -23,7 +23,7 @@ def golden_batch(batch: EncodedBatch, vocabulary: Vocabulary) -> EncodedBatch:
         for field in range(len(schema.fields))
         for row in _marked_rows(vocabulary.rows(field), int(vocabulary.missing_rows[field]))
     ]
-    wanted = max(GOLDEN_ROWS, len(marks) + _PLAIN_ROWS)
+    wanted = max(rows, len(marks) + _PLAIN_ROWS)
     index = np.unique(np.linspace(0, len(batch) - 1, wanted).astype(np.int64))
     # a small split is used more than once, so that every mark finds a row
     index = np.concatenate([index, np.resize(index, max(0, len(marks) + 1 - len(index)))])

@@ -1,15 +1,26 @@
-"""The golden rows of an artifact: rows with the logits that this version gave where it was made."""
+"""The golden rows of an artifact: rows with the logits that this version gave where it was made.
 
-from collections.abc import Mapping
+The first rows are there as raw values, too: they go through the encoder at every load, so that a value that gets
+another row than at publishing is noticed.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from slimctr.errors import EngineError
+from model_store.artifact import GOLDEN_FILE, GOLDEN_VALUES_FILE
+from model_store.strict_json import parse_object
+from model_store.tensors import write_tensors
+from slimctr.errors import EngineError, FeatureError, ParityError
 from slimctr.features.batch import Bag, EncodedBatch
+from slimctr.features.encoder import Encoder
 from slimctr.features.schema import FeatureSchema
+from slimctr.scoring.digest import REPAIR
 
 
 @dataclass(frozen=True)
@@ -18,6 +29,29 @@ class Golden:
 
     batch: EncodedBatch
     logits: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class GoldenValues:
+    """The raw values of the first V golden rows, V of every field, and the digest of the vocabulary of training."""
+
+    base_vocabulary: str
+    values: Mapping[str, Sequence[Any]]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows as a client sends them."""
+        return [
+            dict(zip(self.values, row, strict=True)) for row in zip(*self.values.values(), strict=True)
+        ]
+
+
+def save_golden(folder: Path, golden: Golden, values: GoldenValues, schema: FeatureSchema) -> None:
+    """Write `golden.safetensors` and `golden.json`."""
+    write_tensors(folder / GOLDEN_FILE, golden_tensors(golden, schema))
+    document = {"base_vocabulary": values.base_vocabulary, "values": dict(values.values)}
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    (folder / GOLDEN_VALUES_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def golden_tensors(golden: Golden, schema: FeatureSchema) -> dict[str, npt.NDArray[Any]]:
@@ -47,3 +81,59 @@ def read_golden(tensors: Mapping[str, npt.NDArray[Any]], schema: FeatureSchema) 
         return Golden(EncodedBatch.uncounted(ids, bags), logits)
     except (TypeError, ValueError) as problem:
         raise EngineError(f"golden.safetensors: {problem}") from None
+
+
+def read_golden_values(data: bytes, schema: FeatureSchema) -> GoldenValues:
+    """Return what `golden.json` says; raise EngineError when it does not have equally many values of every field."""
+    try:
+        document = parse_object(data)
+    except ValueError as problem:
+        raise EngineError(f"{GOLDEN_VALUES_FILE}: {problem}") from None
+    base, values = document.get("base_vocabulary"), document.get("values")
+    if set(document) != {"base_vocabulary", "values"} or not isinstance(base, str):
+        raise EngineError(f"{GOLDEN_VALUES_FILE}: has base_vocabulary and values, nothing else")
+    if not isinstance(values, dict) or set(values) != set(schema.names):
+        raise EngineError(f"{GOLDEN_VALUES_FILE}: values are a list of every field of the schema")
+    lengths = {len(column) if isinstance(column, list) else 0 for column in values.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise EngineError(f"{GOLDEN_VALUES_FILE}: every field has equally many values, at least one")
+    return GoldenValues(base, {name: values[name] for name in schema.names})
+
+
+def check_golden_values(values: GoldenValues, golden: Golden, encoder: Encoder) -> None:
+    """Encode the raw values; raise ParityError at the first that does not get the row of `golden`."""
+    schema = encoder.schema
+    try:
+        encoded = encoder.encode_rows(values.rows)
+    except FeatureError as problem:
+        raise ParityError(f"{GOLDEN_VALUES_FILE}: {problem}; {REPAIR}") from None
+    if len(encoded) > len(golden.batch):
+        raise ParityError(
+            f"{GOLDEN_VALUES_FILE}: {len(encoded)} rows of values, {GOLDEN_FILE} has {len(golden.batch)}"
+        )
+    stored = golden.batch.slice(0, len(encoded))
+    for column, position in enumerate(schema.single):
+        differs = np.flatnonzero(encoded.ids[:, column] != stored.ids[:, column])
+        if len(differs):
+            row = int(differs[0])
+            found, expected = int(encoded.ids[row, column]), int(stored.ids[row, column])
+            raise _other_row(values, schema.names[position], row, found, expected)
+    for position, found_bag, stored_bag in zip(schema.multi, encoded.bags, stored.bags, strict=True):
+        for row in range(len(encoded)):
+            found_rows, expected_rows = (_bag_rows(bag, row) for bag in (found_bag, stored_bag))
+            if found_rows != expected_rows:
+                raise _other_row(values, schema.names[position], row, found_rows, expected_rows)
+
+
+def _bag_rows(bag: Bag, row: int) -> list[int]:
+    rows: list[int] = bag.values[bag.offsets[row] : bag.offsets[row + 1]].tolist()
+    return rows
+
+
+def _other_row(
+    values: GoldenValues, field: str, row: int, found: int | list[int], expected: int | list[int]
+) -> ParityError:
+    return ParityError(
+        f"{GOLDEN_VALUES_FILE}: field '{field}', golden row {row}: the value {values.values[field][row]!r} gets row "
+        f"{found} of its table, at publishing it got {expected}: vocabulary, bucketing or hashing changed; {REPAIR}"
+    )

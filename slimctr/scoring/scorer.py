@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from model_store.artifact import (
     GOLDEN_FILE,
+    GOLDEN_VALUES_FILE,
     NETWORK_FILE,
     TABLES_FILE,
     VOCABULARY_FILE,
@@ -22,7 +23,8 @@ from slimctr.features.encoder import Encoder
 from slimctr.features.schema import FeatureSchema
 from slimctr.features.vocabulary import Vocabulary
 from slimctr.native.lookup import TableLookup
-from slimctr.scoring.golden import Golden, read_golden
+from slimctr.scoring.digest import REPAIR, check_digests
+from slimctr.scoring.golden import Golden, check_golden_values, read_golden, read_golden_values
 from slimctr.scoring.network import NetworkRuntime
 from slimctr.scoring.tables import build_lookup, payload_bytes
 
@@ -61,8 +63,9 @@ class Scorer:
     ) -> Self:
         """Verify, map and load the version directory `path`; `threads` are those of one network call.
 
-        Does not score the golden rows: see `check_golden`. Raises StoreError (model_store) for files that are
-        not what the manifest says and EngineError for an artifact that this engine cannot serve.
+        Raw golden values are encoded and must get the rows of publishing; the golden rows are not scored: see
+        `check_golden`. Raises StoreError (model_store) for files that are not what manifest and seal say, EngineError
+        for an artifact that this engine cannot serve and ParityError for values that get other rows.
         """
         with open_artifact(Path(path)) as artifact:
             return cls.of(artifact, threads, unknown_fields)
@@ -78,7 +81,8 @@ class Scorer:
         try:
             return cls._from(artifact, threads, unknown_fields)
         except (EngineError, ConfigError) as problem:
-            raise EngineError(f"{artifact.directory}: {problem}") from problem
+            family = ParityError if isinstance(problem, ParityError) else EngineError
+            raise family(f"{artifact.directory}: {problem}") from problem
 
     @classmethod
     def _from(
@@ -106,7 +110,11 @@ class Scorer:
             artifact.read(NETWORK_FILE), manifest.network.width, manifest.network.opset, threads
         )
         golden = read_golden(artifact.tensors(GOLDEN_FILE), schema)
-        return cls(manifest, Encoder(schema, vocabulary, unknown_fields), lookup, network, golden)
+        encoder = Encoder(schema, vocabulary, unknown_fields)
+        if GOLDEN_VALUES_FILE in manifest.files:
+            _check_values(artifact, golden, encoder)
+        check_digests(artifact, schema)
+        return cls(manifest, encoder, lookup, network, golden)
 
     def logits(self, batch: EncodedBatch) -> Floats:
         """Return one logit per row, float32 (B,)."""
@@ -201,6 +209,18 @@ def _vocabulary(artifact: Artifact, schema: FeatureSchema) -> Vocabulary:
         return Vocabulary(schema, artifact.tensors(VOCABULARY_FILE))
     except ValueError as problem:
         raise EngineError(f"{VOCABULARY_FILE}: {problem}") from None
+
+
+def _check_values(artifact: Artifact, golden: Golden, encoder: Encoder) -> None:
+    values = read_golden_values(artifact.read(GOLDEN_VALUES_FILE), encoder.schema)
+    base = artifact.manifest.base_vocabulary
+    if values.base_vocabulary != base:
+        raise EngineError(
+            f"manifest.json: base_vocabulary is {base[:16]}…, {GOLDEN_VALUES_FILE} says "
+            f"{values.base_vocabulary[:16]}…; {REPAIR}"
+        )
+    pause()
+    check_golden_values(values, golden, encoder)
 
 
 def _check_rows(manifest: Manifest, schema: FeatureSchema, vocabulary: Vocabulary) -> None:

@@ -291,5 +291,5 @@ def test_a_version_under_another_name_is_refused(store, files, tmp_path):
 
 
 def test_only_local_roots():
-    with pytest.raises(StoreError, match="local directory"):
+    with pytest.raises(StoreError, match="'s3://bucket/models' is a URL of the scheme 's3'"):
         ModelStore("s3://bucket/models")
