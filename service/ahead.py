@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from model_store.artifact import Artifact, open_artifact
+from model_store.artifact import Artifact
 from model_store.errors import StoreError
 from model_store.store import ModelStore
 
@@ -28,10 +28,10 @@ class Verified(NamedTuple):
     seconds: float
 
 
-def verify(path: Path) -> Verified:
-    """Open a version directory; raise as `open_artifact` does."""
+def verify(store: ModelStore, key: Key) -> Verified:
+    """Open a version; raise as `ModelStore.open` does."""
     begin = time.perf_counter()
-    return Verified(open_artifact(path), time.perf_counter() - begin)
+    return Verified(store.open(*key), time.perf_counter() - begin)
 
 
 class Ahead:
@@ -42,10 +42,12 @@ class Ahead:
 
     def __init__(self, root: Path) -> None:
         self.opened: dict[Key, Opened] = {}
-        paths = _labeled(ModelStore(root))
-        self._verified: dict[Key, Future[Verified]] = {key: Future() for key in paths}
-        tasks = list(zip(paths.values(), self._verified.values(), strict=True))
-        self._thread = threading.Thread(target=_verify_all, args=(tasks,), name="slimctr-ahead", daemon=True)
+        store = ModelStore(root)
+        self._verified: dict[Key, Future[Verified]] = {key: Future() for key in _labeled(store)}
+        tasks = list(self._verified.items())
+        self._thread = threading.Thread(
+            target=_verify_all, args=(store, tasks), name="slimctr-ahead", daemon=True
+        )
         self._thread.start()
 
     def pending(self) -> list[Key]:
@@ -74,11 +76,11 @@ class Ahead:
         self._thread.join()
 
 
-def _verify_all(tasks: Iterable[tuple[Path, "Future[Verified]"]]) -> None:
-    for path, future in tasks:
+def _verify_all(store: ModelStore, tasks: Iterable[tuple[Key, "Future[Verified]"]]) -> None:
+    for key, future in tasks:
         if future.set_running_or_notify_cancel():
             try:
-                future.set_result(verify(path))
+                future.set_result(verify(store, key))
             except Exception as error:  # the loader's to report
                 future.set_exception(error)
 
@@ -88,13 +90,13 @@ def _close(future: "Future[Verified]") -> None:
         future.result().artifact.close()
 
 
-def _labeled(store: ModelStore) -> dict[Key, Path]:
-    """Return the directories of all versions that a label names, in the order in which they will be loaded."""
-    found = {}
+def _labeled(store: ModelStore) -> list[Key]:
+    """Return all versions that a label names, in the order in which they will be loaded."""
+    found: list[Key] = []
     try:
         for model in store.models():
-            for number in sorted({int(number) for number in store.labels(model).labels.values()}):
-                found[model, number] = store.path(model, number).resolve()
+            labels = store.labels(model).labels
+            found += [(model, number) for number in sorted({int(number) for number in labels.values()})]
     except (StoreError, OSError):
         return found  # the pool reads the labels again, and complains
     return found

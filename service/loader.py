@@ -78,6 +78,8 @@ class Loader:
                 duration_ms=round(opened.load_s * 1000, 1),
                 runtime=opened.scorer.runtime,
             )
+            if not opened.is_sealed:
+                self._warn_unsealed(version)
         except Exception as caught:  # whatever a damaged artifact provokes, the others keep serving
             error = caught
             version.state = State.UNAVAILABLE
@@ -155,7 +157,7 @@ class Loader:
             verified = self._ahead.take(key)
         if verified is None:
             at(State.VERIFYING)
-            verified = verify(self._store.path(version.model, version.number).resolve())
+            verified = verify(self._store, (version.model, version.number))
         return open_version(verified, self._settings, at, kept_bytes)
 
     def _serving(self, version: Version, opened: "Opened") -> Serving:
@@ -180,6 +182,16 @@ class Loader:
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    def _warn_unsealed(self, version: Version) -> None:
+        detail = (
+            f"no seal {version.number}.sha256 lies beside the folder, so an edited manifest would go unnoticed: copy "
+            f"the seal too, or run `slimctr models verify {version.model}@{version.number} --seal`"
+        )
+        logger.warning(
+            "version is not sealed",
+            extra={"model": version.model, "version": version.number, "detail": detail},
+        )
+
     def _log(self, event: str, version: Version, **context: float | str) -> None:
         logger.info(event, extra={"model": version.model, "version": version.number, **context})
 
@@ -190,6 +202,7 @@ class Opened:
 
     scorer: Scorer
     path: Path
+    is_sealed: bool
     inline_rows: int
     anonymous_bytes: int
     parity_max_abs_logit_diff: float
@@ -222,6 +235,7 @@ def open_version(
     return Opened(
         scorer,
         artifact.directory,
+        artifact.is_sealed,
         inline_rows,
         max(0, anonymous_bytes() - anonymous_before),
         difference,

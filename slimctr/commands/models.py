@@ -88,6 +88,7 @@ def show(
         "evaluation": _figures(manifest.evaluation),
         "fidelity": _figures(manifest.fidelity),
         "encoder": manifest.encoder,
+        "sealed": "yes" if models.is_sealed(name, version) else "no (slimctr models verify --seal)",
     }
     typer.echo("\n".join(f"{key:11s} {value}" for key, value in facts.items()))
     table = Table("field", "role", "codec", "bits (rows)")
@@ -106,11 +107,17 @@ def verify(
         str | None, typer.Argument(help="NAME, NAME@VERSION or NAME@LABEL; every version without it.")
     ] = None,
     store: Store = DEFAULT_STORE,
+    seal: Annotated[
+        bool, typer.Option("--seal", help="Seal versions without a seal that pass: their manifest is right.")
+    ] = False,
 ) -> None:
-    """Hash every file again and score the golden rows through the engine; status 1 when a version fails.
+    """Check files, seal, digests of the encoder, golden values and scores; one line a version, status 1 when one fails.
+
+    A version from before seals or golden values existed passes, and the line says what could not be checked.
 
     Example: slimctr models verify ctr@7 --store ./models
     """
+    from model_store.artifact import GOLDEN_VALUES_FILE
     from model_store.errors import StoreError
     from model_store.store import ModelStore
     from slimctr.errors import EngineError
@@ -124,15 +131,22 @@ def verify(
     failures = 0
     for name, version in chosen:
         try:
-            models.verify(name, version)
-            scorer = Scorer.open(models.path(name, version))
+            with models.open(name, version) as artifact:
+                scorer = Scorer.of(artifact)
             difference = scorer.check_golden()
             scorer.close()
+            unchecked = []
+            if seal:
+                models.seal(name, version)
+            elif not artifact.is_sealed:
+                unchecked.append("not sealed (--seal does it)")
+            if GOLDEN_VALUES_FILE not in artifact.manifest.files:
+                unchecked.append("without golden values (publish again to have them)")
         except (StoreError, EngineError) as problem:
             failures += 1
-            typer.echo(f"{name}@{version}: FAILED: {problem}")
+            typer.echo(f"{name}@{version}: FAILED: {' '.join(str(problem).split())}")
         else:
-            typer.echo(f"{name}@{version}: ok, golden rows within {difference:.2g}")
+            typer.echo("; ".join([f"{name}@{version}: ok, golden rows within {difference:.2g}", *unchecked]))
     if failures:
         raise typer.Exit(1)
 

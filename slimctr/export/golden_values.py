@@ -14,11 +14,11 @@ UNLISTED = "a value that no log has"
 
 
 def golden_values(raw: Sequence[dict[str, Any]], encoder: Encoder) -> dict[str, list[Any]]:
-    """Return 32 values of every field: listed ones from the head to the tail of its rows, an unlisted and the missing one.
+    """Return 32 values of every field: listed ones from the head to the tail of its rows, an unlisted and a missing one.
 
     A numeric field has the numbers at and just below its bucket edges, too; a multi-valued one bags of one value, of
-    several and of none. `raw` are rows of a log, whose listed values are spread over the new rows field by field, so
-    that no row of the log reappears.
+    several and of none. `raw` are rows of a log; their listed values are spread over the new rows field by field, so
+    no row of the log is taken as a whole.
     """
     schema = encoder.schema
     encoded = encoder.encode_rows(raw)

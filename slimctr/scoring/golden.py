@@ -41,9 +41,7 @@ class GoldenValues:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows as a client sends them."""
-        return [
-            dict(zip(self.values, row, strict=True)) for row in zip(*self.values.values(), strict=True)
-        ]
+        return [dict(zip(self.values, row, strict=True)) for row in zip(*self.values.values(), strict=True)]
 
 
 def save_golden(folder: Path, golden: Golden, values: GoldenValues, schema: FeatureSchema) -> None:
