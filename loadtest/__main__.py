@@ -19,6 +19,7 @@ from loadtest.rows import open_source
 from loadtest.run import run
 from loadtest.server import Server, server_side
 from loadtest.user import scoring_user
+from model_store.local_path import remote_fault
 
 # So many different requests are written ahead of the run; the users send them in a circle.
 CALLS = 256
@@ -37,7 +38,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--profile", required=True, help="name of a profile in loadtest/profiles, or a YAML file"
     )
-    parser.add_argument("--data", type=Path, help="rows to replay: a prepared data directory or a JSONL file")
+    parser.add_argument(
+        "--data", type=_local_path, help="rows to replay: a prepared data directory or a JSONL file"
+    )
     parser.add_argument("--model", help="default: the only model of the service")
     parser.add_argument("--users", type=_positive(int), default=4, help="clients, each with one open request")
     parser.add_argument("--seconds", type=_positive(float), default=10.0, help="length of the run")
@@ -46,9 +49,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--p99-ms", type=_positive(float), required=True, help="the objective")
     parser.add_argument("--seed", type=int, help="instead of the profile's")
-    parser.add_argument("--out", type=Path, help="write the report as JSON")
-    parser.add_argument("--html", type=Path, help="write locust's page")
+    parser.add_argument("--out", type=_local_path, help="write the report as JSON")
+    parser.add_argument("--html", type=_local_path, help="write locust's page")
     return parser.parse_args(arguments)
+
+
+def _local_path(text: str) -> Path:
+    if fault := remote_fault(text):
+        raise argparse.ArgumentTypeError(fault)
+    return Path(text)
 
 
 def _positive(number: type) -> type:

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from loadtest.errors import LoadTestError
+from model_store.local_path import remote_fault
 
 Positive = Annotated[int, Field(ge=1)]
 Exponent = Annotated[float, Field(ge=0, le=5)]
@@ -81,6 +82,8 @@ def load_profile(name_or_path: str) -> Profile:
         text, where = shipped.read_text(encoding="utf-8"), f"profile '{name_or_path}'"
     elif Path(name_or_path).is_file():
         text, where = Path(name_or_path).read_text(encoding="utf-8"), name_or_path
+    elif fault := remote_fault(name_or_path):
+        raise LoadTestError(f"profile {fault}")
     else:
         names = sorted(
             entry.name.removesuffix(".yaml") for entry in (files("loadtest") / "profiles").iterdir()

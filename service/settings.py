@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_store.local_path import remote_fault
 from model_store.names import LabelName, ModelName
 
 PREFIX = "SLIMCTR_"
@@ -71,6 +72,13 @@ class Settings(BaseSettings):
     insecure: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @field_validator("*")
+    @classmethod
+    def _paths_are_local(cls, value: object) -> object:
+        if isinstance(value, Path) and (fault := remote_fault(value)):
+            raise ValueError(fault)
+        return value
+
     @field_validator("state_url")
     @classmethod
     def _known_backend(cls, url: str) -> str:
@@ -78,6 +86,8 @@ class Settings(BaseSettings):
         if url.startswith("sqlite:///"):
             if url == "sqlite:///":
                 raise ValueError("state_url names no file: use sqlite:///PATH")
+            if fault := remote_fault(url.removeprefix("sqlite:///")):
+                raise ValueError(f"state_url is a file {fault}")
         elif url.startswith(("redis://", "rediss://")):
             try:
                 parts = urlsplit(url)

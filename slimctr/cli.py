@@ -10,9 +10,10 @@ from rich.markup import escape
 import slimctr
 from model_store.errors import StoreError
 from slimctr.commands import compress, data, evaluate, frontier, models, publish, quickstart, serve, train
+from slimctr.commands.local_paths import Commands
 from slimctr.errors import SlimctrError
 
-app = typer.Typer(
+app = Commands(
     help="Make click-through-rate models small, serve them compressed, prove that they are as good.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

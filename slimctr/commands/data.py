@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slimctr.commands.local_paths import Commands
+
 if TYPE_CHECKING:
     from slimctr.clicklogs.prepare import Progress
     from slimctr.features import Field
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app = Commands(no_args_is_help=True, rich_markup_mode="rich")
 
 
 class LogFormatName(StrEnum):

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slimctr.commands.local_paths import Commands
+
 if TYPE_CHECKING:
     from model_store.manifest import Manifest
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app = Commands(no_args_is_help=True, rich_markup_mode="rich")
 
 Store = Annotated[Path, typer.Option(help="Root directory of the model store.")]
 Reference = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@LABEL.")]

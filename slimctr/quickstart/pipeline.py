@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from model_store.local_path import remote_fault
 from model_store.store import ModelStore
 from slimctr.clicklogs import Dataset
 from slimctr.clicklogs.prepare import PrepareSettings, prepare
@@ -53,6 +54,8 @@ def find_clicks() -> Clicks:
     """Return Frappe where a data folder has it (SLIMCTR_DATA, ./data, ../shared/data), else synthetic clicks."""
     roots = [os.environ.get("SLIMCTR_DATA"), "data", "../shared/data"]
     for root in roots:
+        if root and (fault := remote_fault(root)):
+            raise ConfigError(f"SLIMCTR_DATA {fault}")
         folder = Path(root or "", "frappe_x1", "raw_values")
         if root and folder.is_dir():
             settings = PrepareSettings("csv", folder, required=("user", "item"))

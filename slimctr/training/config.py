@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from model_store.local_path import remote_fault
 from slimctr.errors import ConfigError
 from slimctr.networks.model import network_params
 from slimctr.networks.params import nearest
@@ -86,6 +87,8 @@ def read_settings(source: str | Path) -> dict[str, Any]:
         text = (resources.files("slimctr.training") / "presets" / f"{source}.yaml").read_text()
     elif Path(source).is_file():
         text = Path(source).read_bytes()
+    elif fault := remote_fault(source):
+        raise ConfigError(f"configuration file {fault}")
     else:
         raise ConfigError(
             f"no configuration file or preset '{source}'{nearest(str(source), preset_names())}; "
