@@ -36,8 +36,8 @@ class Catalog:
         self._labels = await asyncio.to_thread(self._read_labels)
         return self._labels
 
-    async def manifests(self, model: str) -> dict[int, Manifest]:
-        """Return the manifests of a model by version, without those that cannot be read."""
+    async def manifests(self, model: str) -> dict[int, Manifest | StoreError]:
+        """Return the manifests of a model by version, or why one cannot be read."""
         return await asyncio.to_thread(self._read_manifests, model)
 
     def _read_labels(self) -> dict[str, Labels]:
@@ -76,14 +76,11 @@ class Catalog:
             self._complaints[model] = detail
             logger.warning(event, extra={"model": model or None, "detail": detail})
 
-    def _read_manifests(self, model: str) -> dict[int, Manifest]:
-        manifests = {}
+    def _read_manifests(self, model: str) -> dict[int, Manifest | StoreError]:
+        manifests: dict[int, Manifest | StoreError] = {}
         for number in self._store.versions(model):
             try:
                 manifests[number] = self._store.manifest(model, number)
             except StoreError as error:
-                logger.warning(
-                    "manifest is not readable",
-                    extra={"model": model, "version": number, "detail": str(error)},
-                )
+                manifests[number] = error
         return manifests

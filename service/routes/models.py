@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
 
+from model_store.errors import StoreError
 from model_store.manifest import Manifest
 from model_store.names import ModelName, VersionText
 from service.auth import requires
@@ -71,32 +72,52 @@ async def _model(pool: Pool, name: str) -> ModelAnswer:
         labels={label: str(number) for label, number in sorted(labels.items())},
         versions=[
             _version(
-                manifest, known.get(number), [label for label, to in sorted(labels.items()) if to == number]
+                number,
+                manifest,
+                known.get(number),
+                [label for label, to in sorted(labels.items()) if to == number],
             )
             for number, manifest in manifests.items()
         ],
     )
 
 
-def _version(manifest: Manifest, version: Version | None, labels: list[str]) -> VersionAnswer:
+def _version(
+    number: int, manifest: Manifest | StoreError, version: Version | None, labels: list[str]
+) -> VersionAnswer:
     memory = {} if version is None else version.memory_bytes
+    held = {kind: memory.get(kind) for kind in ("resident", "mapped", "shared")}
+    state = "stored" if version is None else version.state
+    reason = "" if version is None else version.reason
+    if isinstance(manifest, StoreError):
+        return VersionAnswer(
+            version=str(number),
+            state=state,
+            reason=reason or str(manifest),
+            labels=labels,
+            created=None,
+            method=[],
+            codecs=[],
+            bytes=VersionBytes(payload=None, artifact=None, **held),
+            ratio_to_original={},
+            evaluation={},
+            fidelity={},
+            parity_atol=None,
+            parity_max_abs_logit_diff=None,
+            digests={},
+        )
     serving = None if version is None else version.serving
     originals = {"payload": manifest.bytes.original_payload, "artifact": manifest.bytes.original_artifact}
     sizes = {"payload": manifest.bytes.payload, "artifact": manifest.artifact_bytes}
     return VersionAnswer(
         version=manifest.version,
-        state="stored" if version is None else version.state,
-        reason="" if version is None else version.reason,
+        state=state,
+        reason=reason,
         labels=labels,
         created=manifest.created,
         method=list(manifest.method),
         codecs=sorted({table.codec for table in manifest.tables}),
-        bytes=VersionBytes(
-            **sizes,
-            resident=memory.get("resident"),
-            mapped=memory.get("mapped"),
-            shared=memory.get("shared"),
-        ),
+        bytes=VersionBytes(**sizes, **held),
         ratio_to_original={
             kind: round(original / sizes[kind], 3)
             for kind, original in originals.items()

@@ -104,28 +104,28 @@ class PredictAnswer(_Body):
 class VersionBytes(_Body):
     """Bytes of one version: table codes, all files, held by this process; mapped and shared of its files."""
 
-    payload: int
-    artifact: int
+    payload: int | None
+    artifact: int | None
     resident: int | None
     mapped: int | None
     shared: int | None
 
 
 class VersionAnswer(_Body):
-    """One version of a model."""
+    """One version of a model; what only the manifest knows is null or empty where the manifest is refused."""
 
     version: str
     state: str
     reason: str
     labels: list[str]
-    created: str
+    created: str | None
     method: list[dict[str, Any]]
     codecs: list[str]
     bytes: VersionBytes
     ratio_to_original: dict[str, float]
     evaluation: dict[str, float]
     fidelity: dict[str, float]
-    parity_atol: float
+    parity_atol: float | None
     parity_max_abs_logit_diff: float | None
     digests: dict[str, str]
 

@@ -4,7 +4,6 @@ Every one is refused by the scorer, by the service and by `slimctr models verify
 tried twice: with the seal as it was published, and with a seal that was made again, as if the publisher had erred.
 """
 
-import asyncio
 import hashlib
 import json
 import re
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from live_service import live_service
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
@@ -26,11 +26,6 @@ from model_store.errors import IntegrityError, StoreError
 from model_store.seal import seal_of, seal_path
 from model_store.store import ModelStore
 from model_store.tensors import map_tensors, write_tensors
-from service.batching import Compute
-from service.pool import Pool
-from service.settings import Settings
-from service.telemetry.metrics import Metrics
-from service.versions import State
 from slimctr.clicklogs import PrepareSettings, prepare
 from slimctr.commands.models import app
 from slimctr.compression import compress
@@ -366,48 +361,43 @@ def test_the_folder_of_another_version_that_was_renamed_in_its_manifest_is_refus
     assert "is not the manifest that was published" in refused(store)
 
 
-def test_the_service_refuses_each_with_its_reason_and_the_others_serve(store):
+def test_the_service_refuses_each_with_its_reason_and_the_old_version_keeps_serving(store, tmp_path):
     root = store.path("ctr", 1).parents[1]
-    chosen = [
-        "rotated vocabulary",
-        "edited edges",
-        "edited base vocabulary",
-        "permuted rows of a table",
-        "folder of another version",
-    ]
-    for name in chosen:
-        number = len(store.versions("ctr")) + 1
+    damaged = {}
+    for number, name in enumerate(DAMAGE, start=3):
         version = root / "ctr" / str(number)
         shutil.copytree(root / "ctr" / "2", version)
         edit(version, lambda document, number=number: document.update(version=str(number)))
         DAMAGE[name][0](version)
         repair(version)
-        store.set_label("ctr", f"damaged-{number}", number)
-
-    async def load() -> dict[int, tuple[State, str]]:
-        compute = Compute(1)
-        pool = Pool(
-            Settings(store=root, insecure=True, required_labels=()), ModelStore(root), Metrics(), compute
-        )
-        pool.start()
-        await pool.settled()
-        found = {version.number: (version.state, version.reason) for version in pool.known_versions("ctr")}
-        await pool.stop()
-        compute.close()
-        return found
-
-    states = asyncio.run(load())
-    assert states.pop(2) == (State.READY, "")
-    reasons = {
-        "rotated vocabulary": "field 'user'",
-        "edited edges": "field 'price'",
-        "edited base vocabulary": "base_vocabulary is",
-        "permuted rows of a table": "golden row",
-        "folder of another version": "its manifest is that of ctr/1",
-    }
-    assert [state for state, _ in states.values()] == [State.UNAVAILABLE] * len(chosen)
-    for (_, reason), name in zip(states.values(), chosen, strict=True):
-        assert reasons[name] in reason
+        damaged[number] = DAMAGE[name][1].replace("ctr/2", f"ctr/{number}")
+    edited = max(damaged) + 1
+    shutil.copytree(root / "ctr" / "2", root / "ctr" / str(edited))
+    edit(root / "ctr" / str(edited), lambda document: document.update(version=str(edited)))
+    seal_again(root / "ctr" / str(edited))
+    edit(root / "ctr" / str(edited), SEALED_ONLY["edited evaluation"])
+    damaged[edited] = "is not the manifest that was published"
+    row = {"user": "u1", "item": "i2", "price": 3.5, "age": 30, "site": "s1", "tags": ["red"]}
+    with live_service(root, tmp_path / "state", default_model="ctr") as service:
+        before = service.predict(instances=[row])
+        for number in damaged:
+            store.set_label("ctr", f"damaged-{number}", number)
+        store.set_label("ctr", "stable", edited)
+        service.settle()
+        versions = {
+            int(version["version"]): version
+            for version in service.http.get("/v1/models/ctr").json()["versions"]
+        }
+        after = service.predict(instances=[row])
+    assert (
+        (after["version"], after["scores"])
+        == (before["version"], before["scores"])
+        == ("2", before["scores"])
+    )
+    assert versions[2]["state"] == "ready"
+    for number, reason in damaged.items():
+        assert versions[number]["state"] == "unavailable"
+        assert re.search(reason, versions[number]["reason"]), versions[number]["reason"]
 
 
 def test_a_flipped_byte_anywhere_is_refused(store):
