@@ -14,7 +14,7 @@ demo: .venv/.demo  ## train, compress, serve and compare on real clicks; ARGS=--
 	$(BIN)/slimctr quickstart $(ARGS)
 
 # Tests that start servers or wait for something have the machine to themselves; the others share two cores.
-ALONE := tests/integration tests/unit/service tests/unit/benchmarks tests/unit/loadtest
+ALONE := tests/integration tests/clients tests/unit/service tests/unit/benchmarks tests/unit/loadtest
 test: .venv/.test  ## install what the tests need, then run every check and test
 	@bash tests/system_packages.sh
 	@$(MAKE) --no-print-directory check

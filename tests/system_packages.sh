@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Installs the programs that some tests run for real: redis-server, prometheus (with promtool), chromium.
+# Installs the programs that some tests run for real: redis-server, prometheus (with promtool), chromium, and the
+# clients and proxies that are put in front of the service: java, curl, nginx.
 set -u
 
-declare -A package=([redis-server]=redis-server [prometheus]=prometheus [promtool]=prometheus [chromium]=chromium)
+declare -A package=([redis-server]=redis-server [prometheus]=prometheus [promtool]=prometheus [chromium]=chromium
+  [java]=default-jdk-headless [curl]=curl [nginx]=nginx-light)
+PATH=$PATH:/usr/sbin:/sbin  # where Debian keeps nginx
 missing() { for program in "${!package[@]}"; do command -v "$program" >/dev/null || echo "${package[$program]}"; done | sort -u; }
 
 wanted=$(missing)
