@@ -5,6 +5,7 @@ gamma(n) = n u / (1 - n u) times the sum of the magnitudes, whatever the order, 
 operations (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). No figure is one of a CPU.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from slimctr.clicklogs import Split
+from slimctr.export.artifact import bag_rounding
+from slimctr.export.onnx_network import FoldedNetwork
+from slimctr.features import EncodedBatch
+from slimctr.networks import CtrModel, codes_fm
+from slimctr.training import TensorSplit
 
 FLOAT32 = 2.0**-24
 FLOAT64 = 2.0**-53
@@ -26,6 +34,12 @@ def gamma(terms: int, unit: float = FLOAT32) -> float:
     return terms * unit / (1 - terms * unit)
 
 
+SUMS64 = gamma(100_000, FLOAT64)
+"""Relative error of a float64 sum of up to 100,000 terms of one sign, or of as many steps that follow each other."""
+FEW32 = gamma(16)
+"""Relative error of up to 16 float32 operations one after another, none of which cancels."""
+
+
 def dot_error(left: np.ndarray, right: np.ndarray, unit: float = FLOAT32) -> np.ndarray:
     """Return how far `left @ right` (.., n) @ (n, ..) may be from the exact product, in any order of its terms."""
     return gamma(left.shape[-1] + WEIGHT_UNITS, unit) * (
@@ -33,16 +47,21 @@ def dot_error(left: np.ndarray, right: np.ndarray, unit: float = FLOAT32) -> np.
     )
 
 
-def network_error(network: Callable[[Tensor], Tensor], stored: Tensor) -> np.ndarray:
+def network_error(
+    network: Callable[[Tensor], Tensor], stored: Tensor, stored_error: Tensor | None = None
+) -> np.ndarray:
     """Return how far float32 logits (B,) of `network` may be from those of exact arithmetic, to first order.
 
-    Every operation is watched: what its own rounding may add is carried to the logit by the derivative there.
+    Every operation is watched: what its own rounding may add is carried to the logit by the derivative there, as is
+    `stored_error` (B, W), by which `stored` (B, W) itself may be off.
     B may not be the size of another axis, so that the rows can be told apart.
     """
     with torch.enable_grad(), _Watch() as watch:
         inputs = stored.detach().clone().requires_grad_()
         logits = network(inputs)
     steps = [step for step in watch.steps if step[0].requires_grad]
+    if stored_error is not None:
+        steps.append((inputs, stored_error))
     slopes = torch.autograd.grad(logits.sum(), [out for out, _ in steps], allow_unused=True)
     total = torch.zeros(len(stored), dtype=torch.float64)
     for (out, error), slope in zip(steps, slopes, strict=True):
@@ -56,6 +75,52 @@ def network_error(network: Callable[[Tensor], Tensor], stored: Tensor) -> np.nda
         total += by_row.reshape(len(stored), -1).sum(dim=1)
     # The slopes are those of rounded values: twice the first order covers what is left out.
     return 2 * total.numpy()
+
+
+def exact_logits(model: CtrModel, stored: Tensor) -> np.ndarray:
+    """Return the logits (B,) of float32 `stored` (B, W) in float64; rounded weights are those that export stores."""
+    twin = FoldedNetwork(model) if model.spec.network_bits is not None else copy.deepcopy(model)
+    with torch.no_grad():
+        network = twin.double() if isinstance(twin, FoldedNetwork) else twin.double().network
+        return network(stored.double()).numpy()
+
+
+def folded_error(model: CtrModel, stored: Tensor, stored_error: Tensor | None = None) -> np.ndarray:
+    """Return how far float32 logits (B,) of the exported network may be from `exact_logits`."""
+    network = FoldedNetwork(model)
+    error = network_error(network, stored, stored_error)
+    fm = getattr(network.folded.backbone, "interaction", None)
+    if isinstance(fm, codes_fm.CodesFm) and fm.gram is None:  # each entry was the identity's up to _SAME
+        magnitudes = (stored[:, : len(fm.shift)] + fm.shift).double().abs().sum(dim=1).numpy()
+        error = error + 0.5 * codes_fm._SAME * magnitudes**2
+    return error
+
+
+def served_logits(model: CtrModel, batch: EncodedBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits (B,) of encoded rows in float64, and how far an engine's may be: lookup and exported network.
+
+    The ids are rows of the training vocabulary. Single values are read alike by torch and engine, bag sums are not.
+    """
+    split = TensorSplit.of(Split(np.zeros(len(batch), np.float32), batch))
+    with torch.no_grad():
+        stored = model.eval().lookup(split.ids, split.bags)
+        bags = bag_rounding(model, split)
+    exact, error = exact_logits(model, stored), folded_error(model, stored, bags)
+    assert error.max() < 0.05 * exact.std(), "the bound could not tell another model from rounding"
+    return exact, error
+
+
+def probability_error(logit_error: np.ndarray) -> np.ndarray:
+    """Return how far probabilities may be when logits are off by `logit_error`: the slope is 1/4 at most."""
+    return logit_error / 4 + gamma(EXP_UNITS + 2)
+
+
+def auc_error(labels: np.ndarray, exact: np.ndarray, error: np.ndarray) -> float:
+    """Return how far the AUC of two roundings of `exact` (n,) may differ: the share of pairs that may swap or tie."""
+    clicked, ignored = np.sort(exact[labels == 1]), np.sort(exact[labels == 0])
+    reach = 2 * float(error.max())
+    near = np.searchsorted(ignored, clicked + reach, "right") - np.searchsorted(ignored, clicked - reach)
+    return float(near.sum()) / (len(clicked) * len(ignored)) + SUMS64
 
 
 class _Watch(TorchFunctionMode):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from rounding import assert_same_logits, auc_error, served_logits
 
 from model_store.store import ModelStore
 from slimctr.clicklogs import PrepareSettings, prepare
@@ -13,7 +14,7 @@ from slimctr.features.renumbering import maps_between, renumbered
 from slimctr.networks import RowMap
 from slimctr.scoring import Scorer
 from slimctr.scoring.evaluation import evaluate_rows, stored_batch
-from slimctr.training import TrainConfig, evaluate, train
+from slimctr.training import TrainConfig, train
 
 
 @pytest.mark.parametrize("method", ["mpe", "frequency_rule"])
@@ -36,13 +37,15 @@ def test_scores_vocabulary_and_bytes(run, dataset, tmp_path, zero_rows, method):
         assert np.array_equal(made, read)
 
     base, test = dataset.vocabulary(), dataset.load("test")
-    expected = evaluate(smaller.model, dataset, "test").logits
-    np.testing.assert_allclose(scorer.logits(stored_batch(scorer, base, test.batch)), expected, atol=1e-5)
+    exact, error = served_logits(smaller.model, test.batch)
+    assert_same_logits(scorer.logits(stored_batch(scorer, base, test.batch)), exact, error)
     figures = evaluate_rows(scorer, dataset.stream("test", 500), base)
-    assert figures["auc"] == pytest.approx(smaller.metrics["test"]["auc"], abs=1e-6)
+    assert figures["auc"] == pytest.approx(
+        smaller.metrics["test"]["auc"], abs=auc_error(test.labels, exact, 2 * error)
+    )
     raw, _ = dataset.raw_test(300)
-    np.testing.assert_allclose(
-        scorer.logits(scorer.encoder.encode_rows(raw)), expected[: len(raw)], atol=1e-5
+    assert_same_logits(
+        scorer.logits(scorer.encoder.encode_rows(raw)), exact[: len(raw)], error[: len(raw)], "raw rows"
     )
 
     sizes = version.manifest.bytes.artifact_by_component
