@@ -3,6 +3,7 @@
 ExperimentError
 ├── UnknownExperiment      a key under which no experiment runs
 └── StateUnavailable       the state backend does not answer; try again later
+    └── StateTimeout       it let the caller wait in vain; asking again at once would do the same
 An experiment file that cannot be used is a slimctr.errors.ConfigError.
 """
 
@@ -17,3 +18,7 @@ class UnknownExperiment(ExperimentError):
 
 class StateUnavailable(ExperimentError):
     """The state backend does not answer or refuses to write; what was asked has not happened."""
+
+
+class StateTimeout(StateUnavailable):
+    """The state backend let the caller wait in vain; whether what was asked happened is not known."""

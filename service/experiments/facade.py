@@ -319,7 +319,8 @@ class Experiments:
         if spec is None:
             return
         journal, now = self._open_journal(), self._clock()
-        await journal.read(lambda state: state.prune(now, SLICES_KEPT_S + spec.maturity_s))
+        while await journal.read(lambda state: state.prune(now, SLICES_KEPT_S + spec.maturity_s)):
+            await asyncio.sleep(0)
         mine = definition(spec, self._versions)
         kept = await journal.read(lambda state: state.register(spec.key, mine))
         if json.loads(kept) != json.loads(mine):
@@ -330,11 +331,19 @@ class Experiments:
 
 
 async def _repeat(work: Callable[[], Awaitable[object]], interval_s: float) -> None:
+    down = False
     while True:
         await asyncio.sleep(interval_s)
         try:
             await work()
+            if down:
+                logger.info("the state of the experiments answers again")
+            down = False
         except StateUnavailable as error:
-            logger.warning("the state of the experiments is down; trying again", extra={"detail": str(error)})
+            if not down:
+                logger.warning(
+                    "the state of the experiments is down; trying again", extra={"detail": str(error)}
+                )
+            down = True
         except Exception:
             logger.exception("work of the experiments failed; trying again")

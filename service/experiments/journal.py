@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
-from service.experiments.errors import StateUnavailable
+from service.experiments.breaker import Breaker
+from service.experiments.errors import StateTimeout, StateUnavailable
 from service.experiments.exposures import ExposureQueue
 from service.experiments.outcomes import Ledger, Verdict, Written
 from service.experiments.record import Exposure, Outcome
 from service.experiments.state import State
 
+# Nothing waits longer for one transaction, its turn included; the backends' own timeouts are shorter.
+DEADLINE_S = 10.0
+START_DEADLINE_S = 30.0
+# After a timeout the state is left alone for this long, and whoever needs it is refused at once.
+REST_S = 5.0
 # One transaction handles this many requests or outcomes: enough to be cheap, few enough to let others in.
 TRANSACTION_ITEMS = 500
 
@@ -38,13 +44,15 @@ class Journal:
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slimctr-state")
         self._flushing = asyncio.Lock()
+        self._breaker = Breaker(REST_S)
 
     async def open(self) -> None:
         """Open the state; raises StateUnavailable."""
-        await self.read(lambda state: state.open())
+        await self._run(lambda state: state.open(), START_DEADLINE_S)
 
     async def close(self) -> None:
         """Write what waits and close the state; what cannot be written then is counted as failed and logged."""
+        self._breaker.close()  # a last try, however the one before ended
         try:
             await self.flush()
         except StateUnavailable:
@@ -52,12 +60,27 @@ class Journal:
             self._exposures.failed(lost)
             logger.exception("the state is down at the end; exposures are lost", extra={"rows": len(lost)})
         finally:
-            await self.read(lambda state: state.close())
+            await self._run(lambda state: state.close(), DEADLINE_S)
             await asyncio.to_thread(self._thread.shutdown)
 
     async def read(self, call: Callable[[State], T]) -> T:
-        """Return `call(state)`, run in the thread of the state."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, self._state)
+        """Return `call(state)`, run in the thread of the state.
+
+        Raises what the call raises, StateTimeout after `DEADLINE_S`, and StateUnavailable at once for a while after
+        a timeout.
+        """
+        breaker = self._breaker
+        ticket = breaker.enter()
+        return await self._run(lambda state: breaker.run(ticket, lambda: call(state)), DEADLINE_S)
+
+    async def _run(self, call: Callable[[State], T], deadline_s: float) -> T:
+        waiting = asyncio.get_running_loop().run_in_executor(self._thread, call, self._state)
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await waiting
+        except TimeoutError as error:
+            self._breaker.trip()
+            raise StateTimeout(f"the state did not answer within {deadline_s:g} s; try again") from error
 
     async def flush(self) -> Flushed:
         """Write every exposure that waits; return what became of them and of outcomes that had come before them.

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from service.experiments.errors import StateUnavailable
+from service.experiments.errors import StateTimeout, StateUnavailable
 from service.experiments.outcomes import Ledger
 from service.experiments.record import Kind, Outcome, decode_record, encode_record
 from service.experiments.state import T, VariantSums, expires_at
@@ -18,7 +20,8 @@ from service.experiments.sums import ALL_TIME, SLICE_S, Cell, CellSums, SlicePro
 from slimctr.quality import QualitySums
 from slimctr.quality.streaming import BINS
 
-TIMEOUT_S = 5.0
+# Of one round trip. A server that hangs costs the first caller this, and the others nothing (breaker.py).
+TIMEOUT_S = 2.0
 # Keys that one call looks at while it restores an index.
 RESTORED_KEYS = 20_000
 _SCANNED_AT_ONCE = 1_000
@@ -56,7 +59,11 @@ class RedisState:
     def open(self) -> None:
         """Connect and ask for a sign of life."""
         self._client = redis.Redis.from_url(
-            self._url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+            self._url,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            # Once more over a new connection when the server closed the old one, but never after a timeout.
+            retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
         )
         with self._translated() as client:
             client.ping()
@@ -164,7 +171,7 @@ class RedisState:
                 found[key] = found.get(key, CellSums()) + sums
         return found
 
-    def prune(self, now: float, keep_slices_s: float) -> None:
+    def prune(self, now: float, keep_slices_s: float) -> bool:
         """Delete old slices; requests and outcomes expire by themselves."""
         oldest = slice_of(now - keep_slices_s - SLICE_S)
         with self._translated() as client:
@@ -174,6 +181,7 @@ class RedisState:
                         pipe.delete(_sums_key(cell), _bins_key(cell))
                         pipe.srem(_CELLS, _cell_name(cell))
                         pipe.execute()
+        return False
 
     def _restore_indexes(self, client: redis.Redis) -> None:
         """Walk on through the keys, if the server has lost an index, and add what they name."""
@@ -200,6 +208,10 @@ class RedisState:
             if self._client is None:
                 raise redis.RedisError("it is not open")
             yield self._client
+        except redis.TimeoutError as error:
+            raise StateTimeout(
+                f"the state server did not answer within {TIMEOUT_S:g} s; try again"
+            ) from error
         except redis.RedisError as error:
             raise StateUnavailable(f"the state server does not answer: {error}") from error
 

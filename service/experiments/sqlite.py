@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.experiments.errors import StateUnavailable
+from service.experiments.errors import StateTimeout, StateUnavailable
 from service.experiments.outcomes import Ledger
 from service.experiments.record import Kind, Outcome, decode_record, encode_record
 from service.experiments.state import T, VariantSums, expires_at
@@ -18,7 +18,9 @@ from service.experiments.sums import SLICE_S, Cell, CellSums, SliceProgress, sli
 from slimctr.quality import QualitySums
 from slimctr.quality.streaming import BINS
 
-BUSY_TIMEOUT_S = 10.0
+BUSY_TIMEOUT_S = 4.0
+# Rows that one transaction forgets, so that others get their turn.
+PRUNED_ROWS = 5_000
 RETRY_S = 0.01
 
 _SCHEMA = """
@@ -179,14 +181,25 @@ class SqliteState:
                 found[Kind(kind), variant] = CellSums(exposed, declined, quality, diff, squared)
         return found
 
-    def prune(self, now: float, keep_slices_s: float) -> None:
-        """Delete what has expired."""
+    def prune(self, now: float, keep_slices_s: float) -> bool:
+        """Delete some of what has expired."""
+        oldest = slice_of(now - keep_slices_s - SLICE_S)
         with self._transaction() as connection:
-            connection.execute("DELETE FROM requests WHERE expires_at <= ?", (now,))
-            connection.execute("DELETE FROM outcomes WHERE expires_at <= ?", (now,))
-            connection.execute("DELETE FROM early WHERE expires_at <= ?", (now,))
-            oldest = slice_of(now - keep_slices_s - SLICE_S)
-            connection.execute("DELETE FROM cells WHERE slice >= 0 AND slice < ?", (oldest,))
+            counts = [
+                connection.execute(
+                    f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {expired} LIMIT ?)",
+                    (limit, PRUNED_ROWS // weight),
+                ).rowcount
+                * weight
+                for table, key, expired, limit, weight in (
+                    ("requests", "request_id", "expires_at <= ?", now, 1),
+                    ("outcomes", "outcome_id", "expires_at <= ?", now, 1),
+                    ("early", "outcome_id", "expires_at <= ?", now, 1),
+                    # A cell takes its bins along.
+                    ("cells", "id", "slice >= 0 AND slice < ?", oldest, 100),
+                )
+            ]
+        return max(counts) >= PRUNED_ROWS
 
     @contextmanager
     def _translated(self) -> Iterator[sqlite3.Connection]:
@@ -195,6 +208,11 @@ class SqliteState:
                 raise sqlite3.ProgrammingError("it is not open")
             yield self._connection
         except sqlite3.Error as error:
+            # Errors of the module itself have no code.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                raise StateTimeout(
+                    f"the state file {self._path} was locked by another process for {BUSY_TIMEOUT_S:g} s; try again"
+                ) from error
             raise StateUnavailable(f"the state file {self._path} cannot be used: {error}") from error
 
     @contextmanager

@@ -20,8 +20,9 @@ VariantSums = dict[tuple[Kind, str], CellSums]
 class State(Protocol):
     """Exposures, outcomes and sums of all experiments.
 
-    Use an instance from one thread. Every method raises StateUnavailable when the backend does not answer;
-    then the call can be made again. When a call returns, its effect is as durable as the backend is.
+    Use an instance from one thread. Every method raises StateUnavailable when the backend does not answer, its
+    subclass StateTimeout when it let the caller wait for that; then the call can be made again. When a call returns,
+    its effect is as durable as the backend is.
     """
 
     def open(self) -> None:
@@ -55,8 +56,11 @@ class State(Protocol):
     def sums(self, experiment: str, first_slice: int, stop_slice: int) -> VariantSums:
         """Return the sums over slices first_slice .. stop_slice-1 of every kind and variant that has any."""
 
-    def prune(self, now: float, keep_slices_s: float) -> None:
-        """Forget expired requests and outcomes, and slices that ended more than `keep_slices_s` ago."""
+    def prune(self, now: float, keep_slices_s: float) -> bool:
+        """Forget expired requests and outcomes, and slices that ended more than `keep_slices_s` ago.
+
+        One call takes a bounded time; True says that there is more to forget.
+        """
 
 
 def expires_at(record: Record, now: float) -> float:

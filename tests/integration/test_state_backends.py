@@ -13,6 +13,7 @@ import pytest
 from redis_server import redis_server
 
 from service.experiments import outcomes as rules
+from service.experiments import sqlite
 from service.experiments.errors import StateUnavailable
 from service.experiments.outcomes import Ledger, Status, Written
 from service.experiments.record import Exposure, Kind, Outcome
@@ -375,6 +376,17 @@ def test_sqlite_forgets_expired_requests_and_outcomes(tmp_path: Path) -> None:
     assert report(state, click("unknown", 0), click("r1", 0)) == [Status.ORPHAN, Status.DUPLICATE]
     state.prune(NOW + 2700 + GRACE_S + 1, keep_slices_s=1e9)
     assert report(state, click("r1", 0)) == [Status.ORPHAN]
+    state.close()
+
+
+def test_sqlite_forgets_in_steps_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "PRUNED_ROWS", 10)
+    state = open_state(f"sqlite:///{tmp_path / 'state.sqlite3'}")
+    state.open()
+    expose(state, *(exposure(f"r{number}") for number in range(25)))
+    later = NOW + 2700 + GRACE_S + 1
+    assert [state.prune(later, keep_slices_s=1e9) for _ in range(3)] == [True, True, False]
+    assert expose(state, exposure("r24", exposed_at=later), now=later) == [Written.FIRST]
     state.close()
 
 
