@@ -35,6 +35,7 @@ setup(
                     "network",
                     "keys",
                     "json",
+                    "json_pieces",
                     "arrow",
                     "arrow_messages",
                     "ids",

@@ -30,6 +30,7 @@ from service.errors import (
 )
 from service.experiments import Experiments, load_experiment, open_state
 from service.experiments.errors import ExperimentError
+from service.http.body_memory import BodyMemory
 from service.inference import Inference
 from service.lifecycle import Lifecycle
 from service.openapi import PROBLEM_RESPONSES, build_openapi
@@ -51,6 +52,7 @@ from service.routes.direct import DirectApp, allowed_methods
 from service.settings import Settings
 from service.telemetry.loop_lag import watch_loop_lag
 from service.telemetry.metrics import Metrics
+from service.wire.decoder import Decoder
 from slimctr.errors import ConfigError
 
 DESCRIPTION = (
@@ -123,10 +125,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     except (ConfigError, ExperimentError) as error:
         app.state.startup_error = error
         raise
-    inference = Inference(pool, running, registry)
+    decoder = Decoder()
+    inference = Inference(pool, running, registry, decoder)
     app.state.pool = pool
     app.state.experiments = running
     app.state.inference = inference
+    app.state.decoder = decoder
+    app.state.body_memory = BodyMemory(settings.max_pending_body_bytes)
     app.state.readiness = Readiness(app.state.lifecycle, pool)
     pool.require(running.required_versions())
     pool.start()
@@ -149,7 +154,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         except TimeoutError:
             logger.error("the state did not take the last exposures in time; they are lost")
         await pool.stop()
-        inference.close()
+        decoder.close()
         compute.close()
         registry.tallies.flush()
 

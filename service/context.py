@@ -34,7 +34,7 @@ class RequestContext:
 
     `trace_id` goes into the log line, the header `X-Request-ID` of the answer and error documents. Callers and proxies
     repeat theirs for retries and for every call of a page view, so outcomes name the answer by `exposure_id`: a
-    random identifier, or what `name_exposure` was given (then `named`).
+    random identifier, or what `name_exposure` was given (then `named`). `releases` are called at its end.
     """
 
     trace_id: str
@@ -44,6 +44,7 @@ class RequestContext:
     named: bool = False
     log: dict[str, Any] = field(default_factory=dict)
     answered: Callable[[float], None] | None = None
+    releases: list[Callable[[], None]] = field(default_factory=list)
 
     def name_exposure(self, given: str) -> None:
         """Take the caller's own identifier of this request; it is the trace id too when no header gave one."""
@@ -129,6 +130,9 @@ class ContextMiddleware:
             await problem_response(problem, path=path, request_id=context.trace_id)(
                 scope, receive, send_with_id
             )
+        finally:
+            for release in context.releases:
+                release()
         self._finish(scope, context, status)
 
     def _bind_duration(self, method: str, route: str, status: int) -> Tally:

@@ -1,11 +1,9 @@
 """The one scoring core: every encoding of a request ends here, on its way from a batch to scores."""
 
-import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +13,15 @@ from service.context import RequestContext
 from service.errors import BadTensor, DeadlineExceeded, InvalidInput, NonFiniteScore, NotReady, QueueFull
 from service.experiments import Assignment, Experiments, ScoredRequest
 from service.instruments import VariantInstruments, failure_reason
+from service.intake import LARGE_BODY_BYTES
 from service.pool import Pool
 from service.telemetry.metrics import Metrics
 from service.versions import Serving, Version
+from service.wire.decoder import Decoder
 from slimctr.features import EncodedBatch, Encoder, FeatureSchema
 from slimctr.scoring import probabilities
 
-# Decoding and encoding a body of this size takes about as long as a turn of the event loop may.
-OFF_LOOP_BYTES = 64 * 1024
-
 Api = Literal["v1", "v2"]
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -97,17 +93,24 @@ class RequestValues(NamedTuple):
 class Inference:
     """Chooses the version, encodes, queues, checks and accounts for every request."""
 
-    def __init__(self, pool: Pool, experiments: Experiments, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, experiments: Experiments, metrics: Metrics, decoder: Decoder) -> None:
         self.pool = pool
         self._experiments = experiments
         self._metrics = metrics
-        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="slimctr-decode")
+        self._decoder = decoder
 
-    async def decode(self, size_bytes: int, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return `work(...)`: done here when the body is small, in a thread when it would hold up the event loop."""
-        if size_bytes <= OFF_LOOP_BYTES:
-            return work(*args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._decoder, lambda: work(*args, **kwargs))
+    async def decode(self, size_bytes: int, work: Callable[[], R], deadline_s: float) -> R:
+        """Return `work()`: done here when the body is small, in a thread when it would hold up the event loop.
+
+        Raises what `work` does, and DeadlineExceeded when `deadline_s` passes before the thread is done.
+        """
+        if size_bytes <= LARGE_BODY_BYTES:
+            return work()
+        try:
+            return await self._decoder.run("decode", work, deadline_s)
+        except DeadlineExceeded:
+            self._metrics.shed_total.labels("deadline").inc()
+            raise
 
     def chosen(self, context: RequestContext, target: Target, api: Api) -> Choice:
         """Assign the request to a version; a block with the choice keeps that loaded and counts a failure.
@@ -153,7 +156,11 @@ class Inference:
         """
         context, serving, instruments = choice.context, choice.serving, choice.instruments
         serving.queue.check_room(rows)
-        batch = await self.decode(size_bytes, encode, serving.scorer.encoder)
+        encoder = serving.scorer.encoder
+        if size_bytes <= LARGE_BODY_BYTES:
+            batch = encode(encoder)
+        else:
+            batch = await self._decoder.run("encode", lambda: encode(encoder), deadline_s)
         input_s = time.perf_counter() - context.received_s
         stages = await serving.queue.score(batch, variant=choice.assignment.variant, deadline_s=deadline_s)
         pctr, is_finite = probabilities(stages.logits)
@@ -189,10 +196,6 @@ class Inference:
                 f"the variants of experiment '{choice.assignment.experiment}' number their rows differently, so "
                 "encoded ids fit one of them only: name a version, or send values to /v1/predict"
             )
-
-    def close(self) -> None:
-        """End the decoding thread."""
-        self._decoder.shutdown(wait=True)
 
     def _answered(self, choice: Choice, answer: Answer, request: RequestValues, total_s: float) -> None:
         """Account for a response that was handed over; the experiment hears of it only now."""

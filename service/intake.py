@@ -1,18 +1,24 @@
 """Reads what a request brings before it is parsed: the body within its limits, and the deadline."""
 
-import asyncio
+from collections.abc import Callable
+from functools import partial
 
 from starlette.requests import Request
 from starlette.types import Receive
 
+from service.context import context_of
 from service.errors import BadHeader, BadRequest, TooLarge, UnsupportedMediaType
+from service.http.body_memory import BodyMemory
 from service.http.content_coding import codings_of, decoded
 from service.http.headers import list_of
 from service.settings import Settings
+from service.wire.decoder import Decoder
 
 JSON = "application/json"
 # A body above max_body_bytes once it is decompressed may have grown at most this much.
 MAX_EXPANSION = 100
+# Decompressing, decoding or encoding a body of this size takes about as long as a turn of the event loop may.
+LARGE_BODY_BYTES = 64 * 1024
 
 
 def check_content_type(request: Request, *others: str) -> str:
@@ -29,20 +35,45 @@ def check_content_type(request: Request, *others: str) -> str:
     return media_type
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """Return the body, decompressed; every limit is enforced while reading.
+async def read_body(request: Request, settings: Settings, due_s: float) -> bytes:
+    """Return the body, decompressed before `due_s` (monotonic clock); every limit is enforced while reading.
 
-    Raises TooLarge, UnsupportedMediaType, BadHeader, BadRequest, and what the connection raises: ReceiveTimeout, say.
+    Raises TooLarge, QueueFull, UnsupportedMediaType, BadHeader, BadRequest, DeadlineExceeded, and what the connection
+    raises: ReceiveTimeout, say.
     """
     _check_announced_length(request.headers.get("content-length"), settings.max_body_bytes)
     codings: tuple[str, ...] = ()
     if "content-encoding" in request.headers:
         codings = codings_of(list_of(request, b"content-encoding"))
-    body = await _read_messages(request.receive, settings.max_body_bytes)
+    body = await _read_messages(request.receive, settings.max_body_bytes, partial(_hold, request))
     if not codings:
         return body
+    return await _decompress(request, body, codings, settings, due_s)
+
+
+async def _decompress(
+    request: Request, body: bytes, codings: tuple[str, ...], settings: Settings, due_s: float
+) -> bytes:
+    limit = decompressed_limit(len(body), settings)
+    if len(body) <= LARGE_BODY_BYTES:
+        try:
+            return decoded(body, codings, min(limit[0], LARGE_BODY_BYTES), limit[1])
+        except TooLarge:
+            if limit[0] <= LARGE_BODY_BYTES:
+                raise
     # Tens of megabytes take a tenth of a second: too long for the event loop.
-    return await asyncio.to_thread(decoded, body, codings, *decompressed_limit(len(body), settings))
+    decoder: Decoder = request.app.state.decoder
+    plain = await decoder.run("decode", partial(decoded, body, codings, *limit), due_s)
+    _hold(request, len(plain))
+    return plain
+
+
+def _hold(request: Request, size_bytes: int) -> None:
+    """Count bytes of a body until the request ends. Raises QueueFull."""
+    memory: BodyMemory = request.app.state.body_memory
+    memory.take(size_bytes)
+    context = context_of(request)
+    context.releases.append(partial(memory.give_back, size_bytes))
 
 
 def decompressed_limit(size_bytes: int, settings: Settings) -> tuple[int, str]:
@@ -83,9 +114,10 @@ def _check_announced_length(header: str | None, max_bytes: int) -> None:
         raise TooLarge(f"the body of {header} bytes is above max_body_bytes ({max_bytes})")
 
 
-async def _read_messages(receive: Receive, max_bytes: int) -> bytes:
+async def _read_messages(receive: Receive, max_bytes: int, hold: Callable[[int], None]) -> bytes:
+    """Return the body; `hold` is told what it has beyond LARGE_BODY_BYTES, before more of it is read."""
     chunks = []
-    size = 0
+    size = counted = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -94,6 +126,9 @@ async def _read_messages(receive: Receive, max_bytes: int) -> bytes:
         size += len(chunk)
         if size > max_bytes:
             raise TooLarge(f"the body is above max_body_bytes ({max_bytes})")
+        if size - counted > LARGE_BODY_BYTES:
+            hold(size - counted)
+            counted = size
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunk if len(chunks) == 1 else b"".join(chunks)

@@ -59,6 +59,7 @@ class Settings(BaseSettings):
 
     max_body_bytes: PositiveInt = 16 * 1024 * 1024
     max_decompressed_bytes: PositiveInt = 64 * 1024 * 1024
+    max_pending_body_bytes: PositiveInt = 256 * 1024 * 1024
     max_request_rows: PositiveInt = 10_000
     max_batch_rows: PositiveInt = 2_048
     max_queue_rows: PositiveInt = 16_384
@@ -111,6 +112,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"default_deadline_ms ({self.default_deadline_ms}) is above "
                 f"max_deadline_ms ({self.max_deadline_ms})"
+            )
+        if self.max_body_bytes + self.max_decompressed_bytes > self.max_pending_body_bytes:
+            raise ValueError(
+                f"max_pending_body_bytes ({self.max_pending_body_bytes}) has no room for one body of max_body_bytes "
+                f"({self.max_body_bytes}) and what it becomes, max_decompressed_bytes ({self.max_decompressed_bytes})"
             )
         if self.max_request_rows > self.max_queue_rows:
             raise ValueError(

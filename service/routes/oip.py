@@ -7,21 +7,30 @@ alone, whatever the content type says.
 import time
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from model_store.names import LABEL, REQUEST_ID, UNIT_ID, VERSION, ModelName, VersionText
 from service.auth import authorize, requires
 from service.context import context_of
-from service.errors import BadJson, BadRequest, ModelControlDisabled, NotOffered, NotReady, UnknownName
+from service.errors import (
+    BadJson,
+    BadRequest,
+    ModelControlDisabled,
+    NotOffered,
+    NotReady,
+    TooLarge,
+    UnknownName,
+)
 from service.inference import Inference, Target, answer_parameters
-from service.intake import deadline_s, read_body
+from service.intake import LARGE_BODY_BYTES, deadline_s, read_body
 from service.pool import Pool
 from service.routes.direct import DirectResponse, DirectRoute
 from service.settings import Settings
 from service.versions import PROTOCOL_STATES, State, Version
 from service.wire import oip, oip_models
+from service.wire.json_body import load_json
 
+MAX_REPOSITORY_SECONDS = 10.0
 JSON_LENGTH = "inference-header-content-length"
 
 Model = Annotated[ModelName, Path()]
@@ -94,10 +103,16 @@ async def _infer(request: Request, version: str | None) -> Response:
     context = context_of(request)
     header_deadline = request.headers.get("x-request-deadline-ms")
     received_s = time.monotonic()
-    body = await read_body(request, settings)
+    latest_s = received_s + settings.max_deadline_ms / 1000
+    body = await read_body(request, settings, latest_s)
     json_length = request.headers.get(JSON_LENGTH)
     weight_bytes = oip.weight_bytes(len(body), json_length)
-    asked = await inference.decode(weight_bytes, oip.read_infer, body, json_length)
+    # What the deadline is the body may say itself; one that does not is not decoded beyond the default.
+    if weight_bytes > LARGE_BODY_BYTES and (header_deadline is not None or b'"timeout"' not in body):
+        latest_s = deadline_s(header_deadline, None, received_s, settings)
+    asked = await inference.decode(
+        weight_bytes, lambda: oip.read_infer(body, json_length, latest_s), latest_s
+    )
     due_s = deadline_s(header_deadline, asked.timeout_us, received_s, settings)
     # The protocol allows any text as `id`; one that no outcome could name stays the client's own business.
     if asked.id is not None and REQUEST_ID.fits(asked.id):
@@ -246,13 +261,14 @@ def _check_model_control(request: Request) -> None:
 
 async def _body(request: Request) -> Document:
     """Return the JSON object of a request that may have no body."""
-    body = await read_body(request, request.app.state.settings)
+    body = await read_body(request, request.app.state.settings, time.monotonic() + MAX_REPOSITORY_SECONDS)
     if not body:
         return {}
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadJson(f"the body is not valid JSON: {error}") from None
+    if len(body) > LARGE_BODY_BYTES:
+        raise TooLarge(
+            f"the body of {len(body)} bytes is above the {LARGE_BODY_BYTES} of a repository request"
+        )
+    document = load_json(body)
     if not isinstance(document, dict):
         raise BadJson("the body must be one JSON object")
     return document

@@ -1,10 +1,11 @@
 """`POST /v1/outcomes`: delayed clicks and non-clicks in, what became of each out."""
 
-import asyncio
 import json
+import math
 import re
 import time
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -12,12 +13,20 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from model_store.names import OutcomeId, RequestId
-from service.errors import BadJson, Fault, InvalidInput, TooLarge
+from service.errors import MAX_LISTED_FAULTS, Fault, InvalidInput, TooLarge
 from service.experiments import Experiments, Outcome
+from service.inference import Inference
 from service.intake import check_content_type, read_body
 from service.settings import Settings
+from service.wire.json_body import load_json
+from service.wire.pointers import pointer_to
+from slimctr.native.json_pieces import Path
 
 MAX_OUTCOMES = 10_000
+# Checking an outcome takes so many times as long as reading its text.
+WEIGHT = 8
+# Keys of an outcome, or beside the list of them, that are looked at one by one.
+MAX_KEYS = 100
 # What has not happened yet was written in another unit or by a wrong clock; a day of error is forgiven.
 MAX_AHEAD_S = 86_400.0
 NOT_A_TIME = (
@@ -101,9 +110,13 @@ async def report(request: Request) -> Response:
     """Join outcomes with their exposures; what is counted as joined is stored before the answer."""
     settings: Settings = request.app.state.settings
     experiments: Experiments = request.app.state.experiments
+    inference: Inference = request.app.state.inference
     check_content_type(request)
-    body = await read_body(request, settings)
-    items, faults = await asyncio.to_thread(read_outcomes, body, time.time())
+    latest_s = time.monotonic() + settings.max_deadline_ms / 1000
+    body = await read_body(request, settings, latest_s)
+    items, faults = await inference.decode(
+        len(body) * WEIGHT, lambda: read_outcomes(body, time.time(), latest_s), latest_s
+    )
     if faults and not items:
         raise InvalidInput(faults)
     found = await experiments.outcomes(items)
@@ -112,24 +125,26 @@ async def report(request: Request) -> Response:
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
-def read_outcomes(body: bytes, now: float) -> tuple[list[Outcome], list[Fault]]:
+def read_outcomes(body: bytes, now: float, deadline_s: float = math.inf) -> tuple[list[Outcome], list[Fault]]:
     """Return the valid outcomes of a body, and one fault for each item that is not; `now` in seconds since the epoch.
 
     Raises BadJson, InvalidInput when it is not an object with a list of outcomes, TooLarge.
     """
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadJson(f"the body is not JSON: {error}") from error
+    document = load_json(body, deadline_s, _watch)
     if not isinstance(document, dict) or not isinstance(document.get("outcomes"), list):
         raise InvalidInput([Fault("#/outcomes", 'the body must be {"outcomes": [...]}')])
-    if unknown := sorted(document.keys() - {"outcomes"}):
-        raise InvalidInput([Fault(f"#/{name}", "this key is not known here") for name in unknown])
+    if len(document) > 1:
+        raise InvalidInput(_unknown_keys(document))
     entries = document["outcomes"]
     if len(entries) > MAX_OUTCOMES:
         raise TooLarge(f"{len(entries)} outcomes are above the limit of {MAX_OUTCOMES} per call")
     items, faults = [], []
     for position, entry in enumerate(entries):
+        if isinstance(entry, dict) and len(entry) > MAX_KEYS:
+            faults.append(
+                Fault(f"#/outcomes/{position}", f"has {len(entry)} keys, most of which are not known here")
+            )
+            continue
         try:
             outcome = _outcome(OutcomeItem.model_validate(entry))
         except ValidationError as error:
@@ -140,6 +155,22 @@ def read_outcomes(body: bytes, now: float) -> tuple[list[Outcome], list[Fault]]:
         else:
             faults.append(Fault(f"#/outcomes/{position}/occurred_at", NOT_A_TIME))
     return items, faults
+
+
+def _watch(path: Path, whole: Any) -> None:
+    if path == ("outcomes",) and len(whole) > MAX_OUTCOMES:
+        raise TooLarge(f"more than {MAX_OUTCOMES} outcomes are above the limit of {MAX_OUTCOMES} per call")
+    if isinstance(whole, dict) and len(whole) > MAX_KEYS:
+        raise InvalidInput(
+            _unknown_keys(whole) if path == () else [Fault(pointer_to(*path), "has too many keys")]
+        )
+
+
+def _unknown_keys(document: dict[str, Any]) -> list[Fault]:
+    unknown = (name for name in document if name != "outcomes")
+    return [
+        Fault(pointer_to(name), "this key is not known here") for name in islice(unknown, MAX_LISTED_FAULTS)
+    ]
 
 
 def _outcome(item: OutcomeItem) -> Outcome:
@@ -169,6 +200,8 @@ def _fault(position: int, error: ValidationError) -> Fault:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, str | list):
+        value = value[:80]
     try:
         return json.dumps(value, ensure_ascii=False)[:80]
     except RecursionError:

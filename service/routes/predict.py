@@ -47,9 +47,10 @@ async def predict(request: Request) -> Response:
     context = context_of(request)
     is_arrow = check_content_type(request, arrow.MEDIA_TYPE) == arrow.MEDIA_TYPE
     due_s = deadline_s(request.headers.get("x-request-deadline-ms"), None, time.monotonic(), settings)
-    body = await read_body(request, settings)
+    body = await read_body(request, settings, due_s)
     read = arrow.read_predict if is_arrow else v1.read_predict
-    asked = await inference.decode(len(body), read, body, settings.max_request_rows)
+    max_rows = settings.max_request_rows
+    asked = await inference.decode(len(body), lambda: read(body, max_rows, due_s), due_s)
     if asked.request_id is not None:
         context.name_exposure(asked.request_id)
     target = Target(asked.model, asked.version, asked.label, asked.unit_id)

@@ -1,5 +1,6 @@
 """Reads `/v1/predict` bodies that are Arrow streams, and writes answers as one."""
 
+import math
 import struct
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,7 +12,8 @@ import numpy.typing as npt
 
 from service.errors import Fault, InvalidInput
 from service.wire import v1
-from service.wire.forms import Batches, pointer_to
+from service.wire.forms import Batches
+from service.wire.pointers import pointer_to
 from slimctr.errors import BadValue
 from slimctr.features.arrow_stream import read_arrow
 
@@ -24,8 +26,8 @@ _END = struct.pack("<Ii", _CONTINUATION, 0)
 _VERSION_5, _SCHEMA, _BATCH, _FLOATING_POINT, _SINGLE = 4, 1, 3, 3, 1
 
 
-def read_predict(body: bytes, max_rows: int) -> v1.Predict:
-    """Return the request in `body`, whose schema has its values as metadata.
+def read_predict(body: bytes, max_rows: int, deadline_s: float = math.inf) -> v1.Predict:
+    """Return the request in `body`, whose schema has its values as metadata; that takes no time to speak of.
 
     Raises ArrowError, InvalidInput, TooLarge.
     """

@@ -1,19 +1,23 @@
 """The ways to write a batch in `/v1`: rows, columns, slate, Arrow; each encodes itself and points into itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, NamedTuple, Protocol
-from urllib.parse import quote
 
 import orjson
 
 from service.errors import MAX_LISTED_FAULTS, Fault, InvalidInput
+from service.wire.pointers import pointer_to, shown_name
 from slimctr.errors import FeatureError, MissingField, UnknownField
-from slimctr.features import EncodedBatch, Encoder, FeatureSchema
+from slimctr.features import EncodedBatch, Encoder
 from slimctr.features.arrow_stream import ArrowStream
+from slimctr.native.json_pieces import discard
 from slimctr.native.json_table import JsonTable
 
 Row = dict[str, Any]
+MAX_SHOWN = 80
+"""Characters of a wrong value that are shown."""
 
 
 class Form(Protocol):
@@ -29,8 +33,15 @@ class Form(Protocol):
     def pointer(self, error: FeatureError) -> str:
         """Return where the value of `error` stands in the body."""
 
-    def repaired(self, error: FeatureError, plain: Any) -> "Form":
-        """Return a copy with `plain` for the value of `error`, so that the next fault shows."""
+    @property
+    def values(self) -> Any:
+        """What the body said, as it was read."""
+
+    def names(self) -> Iterator[tuple[str, int | None]]:
+        """Every field that occurs, with the row it occurs in."""
+
+    def cells(self, field: str) -> tuple[Sequence[Any], bool]:
+        """Return the values of a field, and whether they are one per row; else they belong to none."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +63,18 @@ class Rows:
         """Return `#/instances/<row>/<field>`."""
         return pointer_to("instances", error.row, error.field)
 
-    def repaired(self, error: FeatureError, plain: Any) -> "Rows":
-        """Return a copy without the fault."""
-        return Rows(_repair_rows(self.instances, error, plain))
+    @property
+    def values(self) -> Any:
+        """The rows."""
+        return self.instances
+
+    def names(self) -> Iterator[tuple[str, int | None]]:
+        """Every field of every row."""
+        return ((name, row) for row, values in enumerate(self.instances) for name in values)
+
+    def cells(self, field: str) -> tuple[Sequence[Any], bool]:
+        """Return the values of a field, one per row."""
+        return [row.get(field) for row in self.instances], True
 
 
 @dataclass(frozen=True)
@@ -76,17 +96,19 @@ class Columns:
         """Return `#/columns/<field>/<row>`."""
         return pointer_to("columns", error.field, error.row)
 
-    def repaired(self, error: FeatureError, plain: Any) -> "Columns":
-        """Return a copy without the fault."""
-        columns = dict(self.columns)
-        if isinstance(error, UnknownField):
-            del columns[error.field]
-        elif error.row is None:
-            columns[error.field] = [plain] * self.rows
-        else:
-            columns[error.field] = list(columns.get(error.field, [None] * self.rows))
-            columns[error.field][error.row] = plain
-        return Columns(columns)
+    @property
+    def values(self) -> Any:
+        """The columns."""
+        return self.columns
+
+    def names(self) -> Iterator[tuple[str, int | None]]:
+        """Every column."""
+        return ((name, None) for name in self.columns)
+
+    def cells(self, field: str) -> tuple[Sequence[Any], bool]:
+        """Return a column; an absent one is one missing value of no row."""
+        column = self.columns.get(field)
+        return ([None], False) if column is None else (column, True)
 
 
 @dataclass(frozen=True)
@@ -111,11 +133,19 @@ class Slate:
             return pointer_to("context", error.field)
         return pointer_to("candidates", error.row, error.field)
 
-    def repaired(self, error: FeatureError, plain: Any) -> "Slate":
-        """Return a copy without the fault."""
-        if error.field in self.context:
-            return Slate(_repair_rows([self.context], error, plain)[0], self.candidates)
-        return Slate(self.context, _repair_rows(self.candidates, error, plain))
+    @property
+    def values(self) -> Any:
+        """Context and candidates."""
+        return [self.context, self.candidates]
+
+    def names(self) -> Iterator[tuple[str, int | None]]:
+        """Every field of the context, then those of every candidate."""
+        yield from ((name, None) for name in self.context)
+        yield from Rows(self.candidates).names()
+
+    def cells(self, field: str) -> tuple[Sequence[Any], bool]:
+        """Return what the context says of a field, else the values of the candidates."""
+        return ([self.context[field]], False) if field in self.context else Rows(self.candidates).cells(field)
 
 
 class Scanned(NamedTuple):
@@ -154,36 +184,48 @@ def encode(form: Form | Scanned | Batches, encoder: Encoder) -> EncodedBatch:
     """Return the batch; raise InvalidInput that lists every wrong value, up to 20, in the order they are found."""
     if isinstance(form, Batches):
         return form.encode(encoder)
-    if isinstance(form, Scanned):
-        batch = encoder.encode_json(form.table, form.context)
-        if batch is not None:
-            return batch
-        form = form.read()
+    if not isinstance(form, Scanned):
+        return _encode_values(form, encoder)
+    batch = encoder.encode_json(form.table, form.context)
+    if batch is not None:
+        return batch
+    values = form.read()
+    try:
+        return _encode_values(values, encoder)
+    finally:
+        discard(values.values)
+
+
+def _encode_values(form: Form, encoder: Encoder) -> EncodedBatch:
     try:
         return form.encode(encoder)
     except FeatureError as error:
-        faults = [_fault(form, error)]
-        while len(faults) < MAX_LISTED_FAULTS:
-            form = form.repaired(error, _plain(error, encoder.schema))
-            try:
-                form.encode(encoder)
-                break
-            except FeatureError as next_error:
-                error = next_error
-                faults.append(_fault(form, error))
-        raise InvalidInput(faults) from None
+        # What is wrong with the whole, as columns of different lengths are, is no fault of one value.
+        faults = list(islice(_wrong_values(form, encoder), MAX_LISTED_FAULTS)) or [error]
+        refused = InvalidInput([_fault(form, fault) for fault in faults])
+        discard(form.values)
+        raise refused from None
 
 
-def pointer_to(*path: str | int | None) -> str:
-    """Return the JSON pointer of a path as a URI fragment."""
-    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in path if part is not None)
-    return "#/" + "/".join(quote(part, safe="~!$&'()*+,;=:@") for part in parts)
+def _wrong_values(form: Form, encoder: Encoder) -> Iterator[FeatureError]:
+    """Find what is wrong in one walk: unknown names first, then the fields in the order of the schema."""
+    for name, row in form.names():
+        unknown = encoder.unknown_field(name, row)
+        if unknown is not None:
+            yield unknown
+    for position, field in enumerate(encoder.schema.fields):
+        cells, has_rows = form.cells(field.name)
+        for error in encoder.wrong_cells(position, cells):
+            if not has_rows:
+                error.row = None
+            yield error
 
 
 def _fault(form: Form, error: FeatureError) -> Fault:
     issue = _issue(error)
     shown = f": {_shown(error.value)}" if issue == "bad_type" else ""
-    return Fault(form.pointer(error), f"{error}{shown}", issue)
+    pointer, error.field = form.pointer(error), shown_name(error.field)
+    return Fault(pointer, f"{error}{shown}", issue)
 
 
 def _issue(error: FeatureError) -> Literal["unknown_field", "missing_field", "bad_type"]:
@@ -193,23 +235,10 @@ def _issue(error: FeatureError) -> Literal["unknown_field", "missing_field", "ba
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, str | list):
+        value = value[:MAX_SHOWN]
     try:
         text = orjson.dumps(value, default=str).decode()
     except orjson.JSONEncodeError:  # nested deeper than the writer goes
         return f"a {type(value).__name__}"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _plain(error: FeatureError, schema: FeatureSchema) -> Any:
-    """Return a value that the field of `error` takes: 0, in a list when it is multi-valued."""
-    position = schema.index.get(error.field)
-    return [0] if position is not None and schema.fields[position].multivalued else 0
-
-
-def _repair_rows(rows: list[Row], error: FeatureError, plain: Any) -> list[Row]:
-    if isinstance(error, UnknownField):
-        return [{name: value for name, value in row.items() if name != error.field} for row in rows]
-    repaired = list(rows)
-    for position in range(len(rows)) if error.row is None else (error.row,):
-        repaired[position] = {**rows[position], error.field: plain}
-    return repaired
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

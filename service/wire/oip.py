@@ -1,5 +1,6 @@
 """Reads and writes infer bodies of the Open Inference Protocol: JSON, and JSON followed by binary tensors."""
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,10 +10,12 @@ import numpy.typing as npt
 import orjson
 
 from model_store.names import NameRule
-from service.errors import BadHeader, BadJson, BadRequest, BadTensor, NotOffered, TooLarge
+from service.errors import BadHeader, BadJson, BadRequest, BadTensor, InvalidInput, NotOffered, TooLarge
+from service.wire.json_body import load_json
 from service.wire.tensors import DATATYPE, ITEM_BYTES, Integers, check_shape, from_bytes, from_json
 from slimctr.errors import FeatureError
 from slimctr.features import EncodedBatch, Encoder, FeatureSchema
+from slimctr.native.json_pieces import PIECE_BYTES, Path, discard
 
 IDS = "sparse_ids"
 OUTPUTS = ("pctr", "logit")
@@ -20,6 +23,8 @@ BINARY_SIZE = "binary_data_size"
 # Parameters of extensions that this service does not have; ignoring them would give another meaning to the answer.
 NOT_OFFERED = ("sequence_id", "sequence_start", "sequence_end", "shared_memory_region", "classification")
 MAX_ID_LENGTH = 256
+MAX_MEMBERS = 2**14
+"""Members of an object, or inputs, of a body that is large."""
 _SCALARS = (str, int, float, bool)
 # Reading ids takes this part of the time that JSON of as many bytes takes.
 BINARY_WEIGHT = 1 / 16
@@ -76,19 +81,19 @@ def weight_bytes(size_bytes: int, header: str | None) -> int:
     return json_bytes + int((size_bytes - json_bytes) * BINARY_WEIGHT)
 
 
-def read_infer(body: bytes, header: str | None) -> Infer:
+def read_infer(body: bytes, header: str | None, deadline_s: float = math.inf) -> Infer:
     """Return the request; `header` is Inference-Header-Content-Length, the bytes of the JSON part.
 
-    Raises BadHeader, BadJson, BadRequest, BadTensor, NotOffered.
+    Raises BadHeader, BadJson, BadRequest, BadTensor, NotOffered, and DeadlineExceeded (monotonic clock).
     """
     if header is None:
-        return _read_document(_json(body), memoryview(b""))
+        return _read_json(body, memoryview(b""), deadline_s)
     if not (header.isascii() and header.isdigit()) or len(header) > 18 or int(header) > len(body):
         raise BadHeader(f"Inference-Header-Content-Length '{header[:40]}' is no length within the body")
     json_bytes = int(header)
     if json_bytes == 0:
         return Infer({}, dict.fromkeys(OUTPUTS, True), raw=body)
-    return _read_document(_json(body[:json_bytes]), memoryview(body)[json_bytes:])
+    return _read_json(body[:json_bytes], memoryview(body)[json_bytes:], deadline_s)
 
 
 def fitted(infer: Infer, schema: FeatureSchema, max_rows: int) -> Infer:
@@ -148,14 +153,25 @@ def write_infer(
     return (header + b"".join(blobs), len(header)) if blobs else (header, None)
 
 
-def _json(data: bytes) -> dict[str, Any]:
+def _read_json(data: bytes, blobs: memoryview, deadline_s: float) -> Infer:
     try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise BadJson(f"the body is not valid JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise BadJson("the body must be one JSON object")
-    return document
+        document = load_json(data, deadline_s, _watch)
+    except InvalidInput as error:  # NaN, which is no integer either
+        raise BadTensor(str(error)) from None
+    try:
+        if not isinstance(document, dict):
+            raise BadJson("the body must be one JSON object")
+        return _read_document(document, blobs)
+    finally:
+        if isinstance(document, dict) and len(data) > PIECE_BYTES:
+            discard(document.get("inputs"))
+
+
+def _watch(path: Path, whole: Any) -> None:
+    if isinstance(whole, dict) and len(whole) > MAX_MEMBERS:
+        raise BadRequest(f"{'/'.join(map(str, path)) or 'the request'} has more than {MAX_MEMBERS} members")
+    if path == ("inputs",) and len(whole) > MAX_MEMBERS:
+        raise BadRequest(f"more than {MAX_MEMBERS} inputs are more than any model has")
 
 
 def _read_document(document: dict[str, Any], blobs: memoryview) -> Infer:

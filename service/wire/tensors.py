@@ -16,6 +16,8 @@ ITEM_BYTES = 8
 MAX_DIMENSIONS = 8
 # Beyond this numpy has no such array, even when a dimension is 0.
 MAX_ELEMENTS = 2**40
+STEP_ITEMS = 2**16
+"""Items that are converted at a time."""
 
 
 def check_shape(name: str, shape: Any) -> tuple[int, ...]:
@@ -39,10 +41,9 @@ def from_json(name: str, shape: tuple[int, ...], data: Any) -> Integers:
         raise BadTensor(f"input '{name}': data must be a list")
     if not _holds_integers(data):
         raise BadTensor(f"input '{name}': data is ragged or holds something else than {DATATYPE}")
-    try:
-        values = np.array(data)
-    except (ValueError, OverflowError):
-        raise BadTensor(f"input '{name}': data is ragged or holds something else than {DATATYPE}") from None
+    values = _array(data)
+    if values is None:
+        raise BadTensor(f"input '{name}': data is ragged or holds something else than {DATATYPE}")
     if values.size == 0:
         values = np.empty(0, np.int64)
     if values.dtype != np.int64:
@@ -62,10 +63,26 @@ def from_bytes(name: str, shape: tuple[int, ...], data: memoryview) -> Integers:
     return np.frombuffer(data, "<i8").astype(np.int64, copy=False).reshape(shape)
 
 
+def _array(data: list[Any]) -> npt.NDArray[Any] | None:
+    """Return nested lists as an array, None when they are ragged or too large; a step at a time, for other threads."""
+    width = len(data[0]) if data and isinstance(data[0], list) else 1
+    step = max(STEP_ITEMS // max(width, 1), 1)
+    try:
+        if len(data) == 1 and width > STEP_ITEMS:
+            inner = _array(data[0])
+            return None if inner is None else inner[np.newaxis]
+        steps = [np.array(data[start : start + step]) for start in range(0, len(data), step)]
+        return np.concatenate(steps) if steps else np.empty(0, np.int64)
+    except (ValueError, OverflowError):
+        return None
+
+
 def _holds_integers(data: list[Any]) -> bool:
     """Tell whether only integers lie below the lists; numpy would turn text of all lengths into the longest."""
     for _ in range(MAX_DIMENSIONS):
-        kinds = set(map(type, data))
+        kinds: set[type] = set()
+        for start in range(0, len(data), STEP_ITEMS):
+            kinds.update(map(type, data[start : start + STEP_ITEMS]))
         if kinds != {list}:
             return kinds <= {int}
         data = list(chain.from_iterable(data))

@@ -1,8 +1,8 @@
 """Reads `/v1/predict` bodies (rows, columns, slate) and writes their answers; values never pass through pydantic."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,19 +10,22 @@ import numpy.typing as npt
 import orjson
 
 from model_store.names import LABEL, MODEL, REQUEST_ID, UNIT_ID, VERSION, NameRule
-from service.errors import MAX_LISTED_FAULTS, BadJson, Fault, InvalidInput, TooLarge
-from service.wire.forms import Batches, Columns, Form, Row, Rows, Scanned, Slate, pointer_to
+from service.errors import MAX_LISTED_FAULTS, BadJson, Fault, InvalidInput, ServiceError, TooLarge
+from service.wire.forms import Batches, Columns, Form, Row, Rows, Scanned, Slate
+from service.wire.json_body import load_json
+from service.wire.pointers import pointer_to
 from slimctr.features import EncodedBatch
+from slimctr.native.json_pieces import Path, discard
 from slimctr.native.json_table import scan_json
 
 INCLUDES = frozenset({"logits", "oov_rows", "timing"})
 FORMS = ("instances", "columns", "context", "candidates")
 SLATE = ("context", "candidates")
 MEMBERS = frozenset({*FORMS, "model", "version", "label", "unit_id", "request_id", "include"})
-# Literals that JSON does not have and that some writers produce; only then is the slower reader worth its time.
-NONFINITE_LITERALS = (b"NaN", b"Infinity")
-# Member, row, field and place in a list: no value of a readable request lies deeper, and walking on would be endless.
-DEEPEST_VALUE = 4
+# Members that hold values; everything else of a request is short.
+LARGE = frozenset((name,) for name in FORMS)
+MAX_NAMES = 2**16
+"""Fields of a row, or columns; only those of a schema can be scored."""
 
 
 class Predict(NamedTuple):
@@ -37,18 +40,24 @@ class Predict(NamedTuple):
     include: frozenset[str]
 
 
-def read_predict(body: bytes, max_rows: int) -> Predict:
-    """Return the request in `body`; raises BadJson, InvalidInput, TooLarge."""
+def read_predict(body: bytes, max_rows: int, deadline_s: float = math.inf) -> Predict:
+    """Return the request in `body`; `deadline_s` is on the monotonic clock.
+
+    Raises BadJson, InvalidInput, TooLarge, DeadlineExceeded.
+    """
     table = scan_json(body)
     if table is None:
-        return read_document(_read_json(body), None, max_rows)
+        return _read_whole(body, max_rows, deadline_s)
     start, end = table.member
-    envelope = orjson.loads(body[:start] + b"0" + body[end:])
+    envelope = _read_json(body[:start] + b"0" + body[end:], max_rows, deadline_s)
     context = envelope.get("context", {})
     if not isinstance(context, dict) or (context and not context.keys().isdisjoint(table.fields())):
-        return read_document(_read_json(body), None, max_rows)
-    scanned = Scanned(table, context, lambda: _read_form(orjson.loads(body), []) or Rows([]))
-    return read_document(envelope, scanned, max_rows)
+        return _read_whole(body, max_rows, deadline_s)
+
+    def read() -> Form:
+        return _read_form(_read_json(body, max_rows, deadline_s), []) or Rows([])
+
+    return read_document(envelope, Scanned(table, context, read), max_rows)
 
 
 def read_document(document: Any, found: Scanned | Batches | None, max_rows: int) -> Predict:
@@ -58,11 +67,7 @@ def read_document(document: Any, found: Scanned | Batches | None, max_rows: int)
     """
     if not isinstance(document, dict):
         raise BadJson("the body must be one JSON object")
-    faults = [
-        Fault(pointer_to(name), f"unknown member; known are {', '.join(sorted(MEMBERS))}")
-        for name in document
-        if name not in MEMBERS
-    ]
+    faults = list(_unknown_members(document))
     form = _read_form(document, faults) if found is None else found
     if found is not None:
         _check_alone(document, faults)
@@ -106,42 +111,39 @@ def oov_rows(batch: EncodedBatch) -> list[int]:
     return [int(row) for row in np.flatnonzero(hit)]
 
 
-def _read_json(body: bytes) -> Any:
+def _read_whole(body: bytes, max_rows: int, deadline_s: float) -> Predict:
+    document = _read_json(body, max_rows, deadline_s)
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        if any(literal in body for literal in NONFINITE_LITERALS):
-            _refuse_nonfinite(body)
-        raise BadJson(f"the body is not valid JSON: {error}") from None
+        return read_document(document, None, max_rows)
+    except ServiceError:
+        discard(document)
+        raise
 
 
-def _refuse_nonfinite(body: bytes) -> None:
-    """Raise InvalidInput that points to NaN and infinity, when they are all that is wrong with the body."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return
-    faults = []
-    for path, value in _leaves(document, ()):
-        if isinstance(value, float) and not math.isfinite(value):
-            faults.append(Fault(pointer_to(*path), f"{value} is not a finite number", "bad_type"))
-            if len(faults) == MAX_LISTED_FAULTS:
-                break
-    if faults:
-        raise InvalidInput(faults)
+def _read_json(body: bytes, max_rows: int, deadline_s: float) -> Any:
+    """Return the document, of which no part may grow beyond what any request has. Raises as `read_predict` does."""
+
+    def watch(path: Path, whole: Any) -> None:
+        if path == () and isinstance(whole, dict) and len(whole) > 2 * len(MEMBERS) + MAX_LISTED_FAULTS:
+            raise InvalidInput(_unknown_members(whole))
+        if path[:1] not in LARGE or (isinstance(whole, dict) and len(whole) <= MAX_NAMES):
+            return
+        if isinstance(whole, dict):
+            detail = f"has more than {MAX_NAMES} names, which no schema does"
+            raise InvalidInput([Fault(pointer_to(*path), detail)])
+        if len(whole) > max_rows and len(path) == (2 if path[0] == "columns" else 1):
+            raise TooLarge(f"more than {max_rows} rows are above max_request_rows ({max_rows})")
+
+    return load_json(body, deadline_s, watch)
 
 
-def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    if len(path) == DEEPEST_VALUE:
-        yield path, value
-    elif isinstance(value, dict):
-        for name, member in value.items():
-            yield from _leaves(member, (*path, name))
-    elif isinstance(value, list):
-        for position, item in enumerate(value):
-            yield from _leaves(item, (*path, position))
-    else:
-        yield path, value
+def _unknown_members(document: Row) -> Iterator[Fault]:
+    known = ", ".join(sorted(MEMBERS))
+    unknown = (name for name in document if name not in MEMBERS)
+    return (
+        Fault(pointer_to(name), f"unknown member; known are {known}")
+        for name in islice(unknown, MAX_LISTED_FAULTS)
+    )
 
 
 def _read_form(document: Row, faults: list[Fault]) -> Form | None:
@@ -191,12 +193,10 @@ def _read_columns(document: Row, faults: list[Fault]) -> Form | None:
             continue
         length = len(values) if length is None else length
         if len(values) != length:
-            faults.append(
-                Fault(
-                    pointer_to("columns", name),
-                    f"has {len(values)} values where the first column has {length}",
-                )
-            )
+            detail = f"has {len(values)} values where the first column has {length}"
+            faults.append(Fault(pointer_to("columns", name), detail))
+        if len(faults) >= MAX_LISTED_FAULTS:
+            break
     return Columns(columns)
 
 
@@ -222,11 +222,13 @@ def _objects(document: Row, member: str, faults: list[Fault]) -> list[Row] | Non
     if not isinstance(values, list):
         faults.append(Fault(pointer_to(member), "must be a list of objects"))
         return None
-    wrong = [position for position, value in enumerate(values) if not isinstance(value, dict)]
-    faults.extend(
-        Fault(pointer_to(member, position), "must be an object") for position in wrong[:MAX_LISTED_FAULTS]
-    )
-    return None if wrong else values
+    wrong = (position for position, value in enumerate(values) if not isinstance(value, dict))
+    found = [
+        Fault(pointer_to(member, position), "must be an object")
+        for position in islice(wrong, MAX_LISTED_FAULTS)
+    ]
+    faults += found
+    return None if found else values
 
 
 def _text(document: Row, member: str, rule: NameRule, faults: list[Fault]) -> str | None:

@@ -28,6 +28,8 @@ _FLOATS = frozenset({float, np.float32, np.float64})
 _NUMBERS = _INTEGERS | _FLOATS | {type(None)}
 _BOOLEANS = frozenset({bool, np.bool_})
 _SEPARATOR = "\0"
+STEP_CELLS = 2**16
+"""Cells that are converted at a time: other threads of a service get their turn in between."""
 
 
 class Cells:
@@ -54,18 +56,37 @@ class Cells:
 
         Raises BadValue for any other value.
         """
-        texts = self._values
-        if not set(map(type, texts)) <= {str}:
-            texts = [self._text(position, value) for position, value in enumerate(texts)]
-        try:
-            return _spans(texts)
-        except UnicodeEncodeError:
-            position = next(position for position, text in enumerate(texts) if not _is_unicode(text))
-            raise self._bad(position, "the string holds half a surrogate pair: not valid Unicode") from None
+        if len(self._values) <= STEP_CELLS:
+            return self._texts(0)
+        steps = [self._texts(start) for start in range(0, len(self._values), STEP_CELLS)]
+        shifts = np.cumsum([0, *(len(data) for data, _, _ in steps[:-1])])
+        return (
+            np.concatenate([data for data, _, _ in steps]),
+            np.concatenate([starts + shift for (_, starts, _), shift in zip(steps, shifts, strict=True)]),
+            np.concatenate([ends + shift for (_, _, ends), shift in zip(steps, shifts, strict=True)]),
+        )
 
     def numbers(self) -> NDArray[np.float64]:
         """Return numeric cells as float64 (n,), None as NaN. Raises BadValue for all but finite numbers."""
-        values = self._values
+        if len(self._values) <= STEP_CELLS:
+            return self._numbers(0)
+        return np.concatenate([self._numbers(start) for start in range(0, len(self._values), STEP_CELLS)])
+
+    def _texts(self, start: int) -> Spans:
+        texts = self._values[start : start + STEP_CELLS]
+        kinds = set(map(type, texts))
+        if kinds == {int} and min(texts) >= -MAX_INTEGER and max(texts) <= MAX_INTEGER:
+            texts = list(map(str, texts))
+        elif not kinds <= {str}:
+            texts = [self._text(position, value) for position, value in enumerate(texts, start)]
+        try:
+            return _spans(texts)
+        except UnicodeEncodeError:
+            position = next(position for position, text in enumerate(texts, start) if not _is_unicode(text))
+            raise self._bad(position, "the string holds half a surrogate pair: not valid Unicode") from None
+
+    def _numbers(self, start: int) -> NDArray[np.float64]:
+        values = self._values[start : start + STEP_CELLS]
         if set(map(type, values)) <= _NUMBERS:
             try:
                 numbers = np.array(values, np.float64)
@@ -76,7 +97,8 @@ class Cells:
         position = next(
             i for i, value in enumerate(values) if value is not None and not _is_finite_number(value)
         )
-        raise self._bad(position, f"a numeric field takes a finite number, not {json_name(values[position])}")
+        detail = f"a numeric field takes a finite number, not {json_name(values[position])}"
+        raise self._bad(start + position, detail)
 
     def _text(self, position: int, value: Any) -> str:
         if isinstance(value, str):

@@ -1,6 +1,6 @@
 """The encoder: raw values of a batch to row ids, all fields and rows in one pass over native code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from slimctr.native.keys import SpanColumns, encode_spans
 Row = Mapping[str, Any]
 MAX_LISTED_NAMES = 200
 MAX_PLANS = 64
+CHECKED_CELLS = 256
 """Lists of names that an encoder remembers: clients send few."""
 
 
@@ -126,6 +127,8 @@ class Encoder:
                 valued = self._encode_valued(table, plan, context)
             except FeatureError:
                 return None
+            if valued is None:
+                return None
             ids, bags = valued.ids, valued.bags
             counts[:] = valued.missing, valued.oov
         else:
@@ -181,6 +184,36 @@ class Encoder:
             raise missing_field(schema.fields[first], None)
         return EncodedBatch(rows, tuple(encoded), oov, missing)
 
+    def unknown_field(self, name: str, row: int | None = None) -> UnknownField | None:
+        """Return the error of a field that the schema does not have; None when it has it or others are ignored."""
+        if name in self.schema.index or not self._refuse_unknown:
+            return None
+        return self._unknown_field(name, row)
+
+    def wrong_cells(self, position: int, cells: Sequence[Any]) -> Iterator[FeatureError]:
+        """Yield the error of each wrong cell of field number `position`; `row` is its place among the cells.
+
+        Each cell is looked at twice at most, however many are wrong.
+        """
+        for start in range(0, len(cells), CHECKED_CELLS):
+            block = cells[start : start + CHECKED_CELLS]
+            if self._wrong(position, block) is None:
+                continue
+            for row, cell in enumerate(block, start):
+                error = self._wrong(position, [cell])
+                if error is not None:
+                    error.row = row
+                    yield error
+
+    def _wrong(self, position: int, cells: Sequence[Any]) -> FeatureError | None:
+        assembly = Assembly(self.schema, len(cells), frozenset(), log=False)
+        try:
+            assembly.add(position, cells)
+            assembly.look_up(self.vocabulary)
+        except FeatureError as error:
+            return error
+        return None
+
     def _json_plan(self, names: bytes) -> _JsonPlan | None:
         # Several threads come here: what one has looked up or added, another may clear meanwhile.
         try:
@@ -205,13 +238,16 @@ class Encoder:
                 keyed.append((position, column, self.schema.single.index(position)))
         return _JsonPlan(SpanColumns(keyed), frozenset(column for _, column, _ in keyed), tuple(valued))
 
-    def _encode_valued(self, table: JsonTable, plan: _JsonPlan, context: Row) -> EncodedBatch:
+    def _encode_valued(self, table: JsonTable, plan: _JsonPlan, context: Row) -> EncodedBatch | None:
         """Encode the fields that are not text keys of the table; the ids of the others stay open."""
         shared = {position for position, column in plan.valued if column is None}
         assembly = Assembly(self.schema, table.rows, shared, log=False)
         for position, column in plan.valued:
             name = self.schema.names[position]
-            assembly.add(position, [context.get(name)] if column is None else table.values(column))
+            values = [context.get(name)] if column is None else table.values(column)
+            if values is None:
+                return None
+            assembly.add(position, values)
         return assembly.look_up(self.vocabulary)
 
     def _limits_of(self, positions: Sequence[int]) -> IdLimits:
@@ -224,16 +260,18 @@ class Encoder:
 
     def _check_rows(self, rows: Sequence[Row]) -> set[str]:
         """Return the fields that occur. Raises UnknownField, and BadValue for a row that is no object."""
+        present: set[str] = set()
         for row, values in enumerate(rows):
             if not isinstance(values, Mapping):
                 raise BadValue("", f"a row is an object of fields, not {json_name(values)}", row, values)
-        present = set().union(*rows)
-        unknown = present.difference(self.schema.index)
-        if unknown and self._refuse_unknown:
-            name = min(unknown)
-            row = next(i for i, values in enumerate(rows) if name in values)
-            raise self._unknown_field(name, row)
-        return present - unknown
+            if values.keys() <= present:
+                continue
+            for name in values:
+                if name in self.schema.index:
+                    present.add(name)
+                elif self._refuse_unknown:
+                    raise self._unknown_field(name, row)
+        return present
 
     def _encode_columns(self, columns: Mapping[str, Column], log: bool) -> EncodedBatch:
         for name in columns:

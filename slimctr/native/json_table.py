@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slimctr.native.json_pieces import PIECE_BYTES, Path, load_in_pieces
 from slimctr.native.library import address, library
 
 _OK = -1
 _MAX_COLUMNS = 1024
 _MAX_NAME_BYTES = 32768
 _NULL = b"null"
+_LARGE = 2**18
 
 
 class _Found(ctypes.Structure):
@@ -72,17 +74,47 @@ class JsonTable:
         """Return the names of the columns."""
         return self.names.decode().split('"')[:-1]
 
-    def values(self, column: int) -> list[Any]:
-        """Return a column as Python values."""
+    def values(self, column: int) -> list[Any] | None:
+        """Return a column as Python values; None for lists of lists in a large text, which no field takes.
+
+        They may be millions: who reads them takes care to take them down in pieces.
+        """
         start = column * self.column_stride
         picked = self.spans[start : start + self.rows * self.row_stride : self.row_stride].tolist()
-        values: list[Any] = json.loads(b"[" + b",".join([self._token(*span) for span in picked]) + b"]")
+        values: list[Any] = []
+        tokens: list[bytes] = []
+        room = PIECE_BYTES
+        for first, end in picked:
+            room -= end - first + 1
+            if room < 0:  # other threads get their turn between two pieces
+                values += _read(tokens)
+                tokens, room = [], PIECE_BYTES
+            if len(self.text) > _LARGE and self.text[first] == 0x5B and _is_nested(self.text, first, end):
+                return None
+            if end - first > PIECE_BYTES:
+                values.append(load_in_pieces(self._token(first, end), _load))
+            else:
+                tokens.append(self._token(first, end))
+        values += _read(tokens)
         return values
 
     def _token(self, start: int, end: int) -> bytes:
         if end == 0:
             return _NULL
         return self.text[start - 1 : end + 1] if self.text[start - 1] == 0x22 else self.text[start:end]
+
+
+def _is_nested(text: bytes, first: int, end: int) -> bool:
+    return text.find(b"[", first + 1, end) > 0 or text.find(b"{", first + 1, end) > 0
+
+
+def _load(text: bytes, path: Path, before: int) -> Any:
+    return json.loads(text)
+
+
+def _read(tokens: list[bytes]) -> list[Any]:
+    values: list[Any] = json.loads(b"[" + b",".join(tokens) + b"]")
+    return values
 
 
 def scan_json(text: bytes) -> JsonTable | None:
