@@ -23,6 +23,10 @@ class LocalStorage:
             raise StoreError(f"store {fault}")
         self._root = Path(root).absolute()
 
+    def exists(self) -> bool:
+        """Return whether the root is a folder."""
+        return self._root.is_dir()
+
     def folders(self, path: str) -> list[str]:
         """Return the names of the real folders in `path`, hidden ones too; none when `path` is absent."""
         try:

@@ -32,6 +32,10 @@ class ModelStore:
         self._storage = LocalStorage(root)
         self._now = now
 
+    def exists(self) -> bool:
+        """Return whether the root is there; a disk may be unmounted."""
+        return self._storage.exists()
+
     def models(self) -> list[str]:
         """Return the names of the models that have a version, in alphabetical order."""
         return [name for name in self._storage.folders("") if MODEL.fits(name) and self.versions(name)]

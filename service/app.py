@@ -64,10 +64,11 @@ FLUSH_SECONDS = 5.0
 logger = logging.getLogger("slimctr.app")
 
 
-def create_app(settings: Settings, ahead: Ahead | None = None) -> DirectApp:
+def create_app(settings: Settings, ahead: Ahead | None = None, models_wait_s: float = 0.0) -> DirectApp:
     """Return the application; its lifespan opens state, pool and experiments, and closes them in reverse.
 
-    Versions that `ahead` has verified or opened are not verified or opened again.
+    Versions that `ahead` has verified or opened are not verified or opened again. The start waits for the gates of the
+    labeled versions, but `models_wait_s` at most.
     """
     lifecycle = Lifecycle()
     registry = Metrics()
@@ -87,6 +88,7 @@ def create_app(settings: Settings, ahead: Ahead | None = None) -> DirectApp:
     app.state.lifecycle = lifecycle
     app.state.metrics = registry
     app.state.ahead = ahead
+    app.state.models_wait_s = models_wait_s
     app.state.startup_error = None
     app.add_context(registry, lifecycle)
     app.add_exception_handler(HTTPException, _http_problem)
@@ -112,7 +114,7 @@ def _include_routes(app: DirectApp) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Serve from the first moment; `/readyz` says when the versions passed their gates."""
+    """Serve from the first moment, or after the models' wait; `/readyz` says when the versions passed their gates."""
     settings: Settings = app.state.settings
     registry: Metrics = app.state.metrics
     store = ModelStore(settings.store)
@@ -135,6 +137,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.readiness = Readiness(app.state.lifecycle, pool)
     pool.require(running.required_versions())
     pool.start()
+    await _models_settled(pool, app.state.lifecycle, app.state.models_wait_s)
     watches = [
         asyncio.create_task(watch_loop_lag(registry.event_loop_lag_seconds)),
         asyncio.create_task(registry.tallies.flush_regularly()),
@@ -157,6 +160,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         decoder.close()
         compute.close()
         registry.tallies.flush()
+
+
+async def _models_settled(pool: Pool, lifecycle: Lifecycle, at_most_s: float) -> None:
+    """Return once the labeled versions passed or failed their gates, or the time is up, or the process shall end."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + at_most_s
+    settled = asyncio.ensure_future(pool.settled())
+    while not settled.done() and not lifecycle.draining and loop.time() < end_s:
+        await asyncio.wait({settled}, timeout=0.1)
+    settled.cancel()
 
 
 def _http_problem(request: Request, error: Exception) -> Response:

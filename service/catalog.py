@@ -18,6 +18,10 @@ class Catalog:
         self._store = store
         self._labels: dict[str, Labels] = {}
         self._complaints: dict[str, str] = {}
+        self.was_read = False
+        """Whether the store could be listed so far."""
+        self.unread: dict[str, str] = {}
+        """Why the labels of a model could not be read so far."""
 
     async def models(self) -> list[str]:
         """Return the models that have a version."""
@@ -45,25 +49,35 @@ class Catalog:
         labels = {}
         for model in sorted(present | self._labels.keys()):
             found = self._read_labels_of(model)
-            if found.labels or model in present:
+            if found is not None and (found.labels or model in present):
                 labels[model] = found
         return labels
 
     def _read_models(self) -> set[str]:
         try:
-            return set(self._store.models())
+            models = set(self._store.models())
+            if not models and not self._store.exists():
+                self._complain("", "store is not readable", "its folder is gone")
+                return set()
         except OSError as error:
             self._complain("", "store is not readable", str(error))
             return set()
+        self._complaints.pop("", None)
+        self.was_read = True
+        return models
 
-    def _read_labels_of(self, model: str) -> Labels:
-        last = self._labels.get(model, Labels())
+    def _read_labels_of(self, model: str) -> Labels | None:
+        """Return the labels as they are, as they were when they cannot be read, or None when they never were."""
+        last = self._labels.get(model)
         try:
             found = self._store.labels(model)
         except (StoreError, OSError) as error:
             self._complain(model, "labels are not readable", str(error))
+            if last is None:
+                self.unread[model] = str(error)
             return last
-        if found.revision == 0 and last.revision > 0:
+        self.unread.pop(model, None)
+        if last is not None and found.revision == 0 and last.revision > 0:
             # No command deletes a file of labels: its folder is gone, such as with a disk that was unmounted.
             self._complain(model, "labels have vanished", "the last ones stay in force")
             return last

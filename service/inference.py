@@ -117,8 +117,8 @@ class Inference:
 
         Raises UnknownName, NotReady.
         """
-        model = target.model or self.pool.default_model()
         try:
+            model = target.model or self.pool.default_model()
             assignment = self._experiments.assign(
                 model,
                 unit_id=target.unit_id,

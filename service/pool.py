@@ -28,6 +28,8 @@ from slimctr.scoring import Scorer
 # How often resident bytes are read again: the kernel walks the page tables for it.
 MEMORY_REFRESH_SECONDS = 15.0
 
+NOT_LOOKED = "the labels of the store were not read yet"
+
 logger = logging.getLogger("slimctr.pool")
 
 
@@ -58,6 +60,8 @@ class Pool:
         self._loading = asyncio.Lock()
         self._looked = False
         self._was_ready = False
+        self._default_model = settings.default_model
+        self._default_is_fixed = settings.default_model is not None
         self._memory_read_s = 0.0
 
     # What requests ask
@@ -69,11 +73,16 @@ class Pool:
         )
 
     def default_model(self) -> str:
-        """Return the configured model, else the only one; raise UnknownName when that is no answer."""
-        if self._settings.default_model is not None:
-            return self._settings.default_model
-        if len(self._served) == 1:
+        """Return the configured model, else the only one; raise UnknownName or NotReady when that is no answer.
+
+        Once the service was ready this does not change: models that get their first label later are asked for by name.
+        """
+        if self._default_model is not None:
+            return self._default_model
+        if not self._default_is_fixed and len(self._served) == 1:
             return self._served[0]
+        if not self._looked:
+            raise NotReady(NOT_LOOKED)
         served = ", ".join(self._served) or "none"
         raise UnknownName(f"name a model: default_model is not set and the served models are {served}")
 
@@ -81,6 +90,8 @@ class Pool:
         """Return a version that is loaded or on its way; raise UnknownName."""
         found = self._versions.get((model, number))
         if found is None:
+            if model not in self._labels and model not in self.models():
+                raise self._not_served(model)
             raise UnknownName(
                 f"model '{model}' version {number} is not loaded: only versions that a label or the experiment "
                 f"names are; {self._choices(model)}"
@@ -149,7 +160,7 @@ class Pool:
         passed or failed their gates. A candidate that failed does not stop the service: the default answers for it.
         """
         if not self._looked:
-            return ["the labels of the store were not read yet"]
+            return [NOT_LOOKED]
         blockers = []
         required = [
             (model, label)
@@ -280,7 +291,7 @@ class Pool:
                     if version.state is State.UNAVAILABLE:
                         del self._versions[(model, version.number)]
         self._labels = labels
-        if not self._looked:
+        if not self._looked and self.catalog.was_read:
             self._looked = True
             self._loader.keep_ahead(self._wanted())
         self._reconcile()
@@ -315,7 +326,11 @@ class Pool:
             elif version.state is State.UNAVAILABLE:
                 del self._versions[key]
         self._served = self.models()
-        self._was_ready = self._was_ready or not self.blockers()
+        ready = not self.blockers()
+        self._was_ready = self._was_ready or ready
+        if ready and self._served and not self._default_is_fixed:
+            self._default_is_fixed = True
+            self._default_model = self._served[0] if len(self._served) == 1 else None
         self._announce()
 
     def _move_labels(self, model: str) -> None:
@@ -393,6 +408,10 @@ class Pool:
             return NotReady(f"model '{model}' was unloaded by request")
         if model in self._labels:
             return NotReady(f"model '{model}' is in the store, but none of its versions is loaded")
+        if not self._looked:
+            return NotReady(NOT_LOOKED)
+        if model in self.catalog.unread:
+            return NotReady(f"the labels of model '{model}' cannot be read: {self.catalog.unread[model]}")
         return UnknownName(f"model '{model}' is not served; models: {', '.join(self.models()) or 'none'}")
 
     def _choices(self, model: str) -> str:

@@ -191,11 +191,18 @@ def serve(settings: Settings, ahead: Ahead | None = None) -> None:
 
 
 def serve_on(
-    listener: socket.socket, settings: Settings, on_started: Callable[[], None], ahead: Ahead | None = None
+    listener: socket.socket,
+    settings: Settings,
+    on_started: Callable[[], None],
+    ahead: Ahead | None = None,
+    models_wait_s: float = 0.0,
 ) -> None:
-    """Serve on a bound socket as `serve` does; `on_started` is called once it accepts requests."""
+    """Serve on a bound socket as `serve` does; `on_started` is called once it accepts requests.
+
+    That may be `models_wait_s` after the start, if the labeled versions take so long to load.
+    """
     configure_logging(settings.log_level)
-    app = create_app(settings, ahead)
+    app = create_app(settings, ahead, models_wait_s)
     server = build_server(app, settings, on_started)
 
     def is_news(record: logging.LogRecord) -> bool:

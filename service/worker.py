@@ -18,6 +18,8 @@ from service.supervise import NEWS_BYTES, SERVES, read_handover
 from slimctr.errors import ConfigError
 
 STARTUP_FAILURE = 3
+# How long a worker may open its models before it accepts requests; after that it answers that they are not ready.
+MODELS_WAIT_S = 30.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -32,11 +34,12 @@ def run_worker(
     """Serve on the inherited socket; end with the supervisor, even when that was killed.
 
     `life` reads from a pipe whose writing end only the supervisor keeps open, `news` takes what it wants to know.
+    Connections wait in the queue of the socket until the labeled versions passed or failed their gates.
     """
     threading.Thread(target=_follow, args=(life,), daemon=True).start()
     write_metrics_as(slot)
     try:
-        serve_on(listener, settings, partial(_tell, news, SERVES), ahead)
+        serve_on(listener, settings, partial(_tell, news, SERVES), ahead, MODELS_WAIT_S)
     except (ConfigError, ExperimentError) as error:
         _tell(news, str(error))
         sys.exit(STARTUP_FAILURE)

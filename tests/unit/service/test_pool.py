@@ -296,7 +296,7 @@ def test_an_empty_store_is_never_ready_and_says_why(tmp_path: Path) -> None:
         [blocker] = case.pool.blockers()
         assert "slimctr publish --label stable" in blocker
 
-    run(tmp_path / "absent", test)
+    run(tmp_path, test)
 
 
 def test_versions_of_experiments_stay_loaded_without_a_label(tmp_path: Path) -> None:
@@ -623,3 +623,100 @@ def test_unloading_a_model_forgets_what_was_asked_of_it_and_of_no_other(tmp_path
         assert case.states("other") == {1: State.READY, 2: State.READY}
 
     run(tmp_path, test)
+
+
+def test_nothing_is_unknown_before_the_labels_were_read(tmp_path: Path) -> None:
+    """What could not be read yet may be there: 503, and 404 only once it is known."""
+    build_artifact(tmp_path / "models", label="stable")
+
+    async def whole() -> None:
+        case = Case(tmp_path / "models")
+        try:
+            for ask in (
+                case.pool.default_model,
+                lambda: case.pool.version("ctr", 1),
+                lambda: case.pool.label_version("ctr", "stable"),
+                lambda: case.pool.served_versions("ctr"),
+                lambda: case.pool.schema("ctr"),
+            ):
+                with pytest.raises(NotReady, match="labels of the store were not read yet"):
+                    ask()
+            (tmp_path / "models").rename(tmp_path / "unmounted")
+            await case.pool._look()
+            assert case.pool.blockers() == ["the labels of the store were not read yet"]
+            with pytest.raises(NotReady):
+                case.pool.label_version("ctr", "stable")
+            (tmp_path / "unmounted").rename(tmp_path / "models")
+            await case.look()
+            assert case.pool.label_version("ctr", "stable") == 1
+            with pytest.raises(UnknownName):
+                case.pool.label_version("another", "stable")
+        finally:
+            await case.pool.stop()
+            case.compute.close()
+
+    asyncio.run(whole())
+
+
+def test_a_model_whose_labels_cannot_be_read_is_not_unknown(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path, label="stable", model="other")
+    labels = tmp_path / "other" / "labels.json"
+    found = labels.read_bytes()
+    labels.write_bytes(b"{")
+
+    async def test(case: Case) -> None:
+        assert case.pool.label_version("ctr", "stable") == 1
+        with pytest.raises(NotReady, match="labels of model 'other' cannot be read"):
+            case.pool.label_version("other", "stable")
+        labels.write_bytes(found)
+        await case.look()
+        assert case.pool.label_version("other", "stable") == 1
+
+    run(tmp_path, test)
+
+
+def test_the_default_model_is_that_of_the_first_ready_moment(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+
+    async def test(case: Case) -> None:
+        assert case.pool.default_model() == "ctr"
+        build_artifact(tmp_path, label="stable", model="another")
+        await case.look()
+        assert case.pool.models() == ["another", "ctr"]
+        assert case.pool.default_model() == "ctr"
+        case.store.remove_label("ctr", "stable")
+        await case.look()
+        assert case.pool.models() == ["another"]
+        assert case.pool.default_model() == "ctr"
+
+    run(tmp_path, test)
+
+
+def test_of_several_models_none_is_the_default_later_either(tmp_path: Path) -> None:
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path, label="stable", model="another")
+
+    async def test(case: Case) -> None:
+        case.store.remove_label("another", "stable")
+        await case.look()
+        with pytest.raises(UnknownName, match="name a model: default_model is not set"):
+            case.pool.default_model()
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("required", [("stable",), ()])
+def test_the_first_model_of_an_empty_store_becomes_the_default(
+    tmp_path: Path, required: tuple[str, ...]
+) -> None:
+    async def test(case: Case) -> None:
+        with pytest.raises(UnknownName):
+            case.pool.default_model()
+        build_artifact(tmp_path, label="stable")
+        await case.look()
+        build_artifact(tmp_path, label="stable", model="another")
+        await case.look()
+        assert case.pool.default_model() == "ctr"
+
+    run(tmp_path, test, required_labels=required)

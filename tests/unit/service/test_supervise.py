@@ -68,7 +68,13 @@ def folder(tmp_path: Path) -> Path:
 def supervised(tmp_path: Path, folder: Path, *workers: str) -> Iterator[subprocess.Popen[str]]:
     document = {
         "program": [sys.executable, "-c", REPLACEMENT],
-        **{"metrics": str(folder), "workers": {}, "lives": str(tmp_path / "lives"), "serves": SERVES},
+        **{
+            "metrics": str(folder),
+            "workers": {},
+            "listeners": [],
+            "lives": str(tmp_path / "lives"),
+            "serves": SERVES,
+        },
         "supervise": supervise.__file__,
     }
     command = [sys.executable, "-c", PARENT, json.dumps(document), *workers]
