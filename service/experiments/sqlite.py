@@ -1,6 +1,7 @@
 """State in one SQLite file, shared by the workers of one machine."""
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -65,12 +66,15 @@ ON CONFLICT (cell, bin) DO UPDATE SET
 class SqliteState:
     """State in the file `path`; WAL, so that readers and one writer of several processes work side by side.
 
-    A commit is on disk before the call returns (`synchronous=FULL`).
+    A commit is on disk before the call returns (`synchronous=FULL`). An open file goes on taking writes after it was
+    deleted, and loses them when the process ends: so each call compares what the path leads to with what is open.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._opened: dict[Path, tuple[int, int]] = {}
+        self._bytes = 0
 
     def open(self) -> None:
         """Open or make the file and its folder."""
@@ -89,9 +93,13 @@ class SqliteState:
         with self._transaction() as connection:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
+        # The write above made the files beside it; they stay as long as a connection does.
+        beside = (self._path.with_name(self._path.name + suffix) for suffix in ("-wal", "-shm"))
+        self._opened = {path: _identity(path) for path in (self._path, *beside)}
 
     def close(self) -> None:
         """Close the file."""
+        self._opened, self._bytes = {}, 0
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -206,6 +214,7 @@ class SqliteState:
         try:
             if self._connection is None:
                 raise sqlite3.ProgrammingError("it is not open")
+            self._check_files()
             yield self._connection
         except sqlite3.Error as error:
             # Errors of the module itself have no code.
@@ -225,6 +234,33 @@ class SqliteState:
             except BaseException:
                 connection.rollback()
                 raise
+        self._check_files()
+
+    def _check_files(self) -> None:
+        """Raise StateUnavailable when what is open is not what a restart would find."""
+        for path, opened in self._opened.items():
+            try:
+                if _identity(path) == opened:
+                    continue
+                what = "was replaced by another file"
+            except OSError as error:
+                what = f"cannot be found any more ({error.strerror})"
+            raise StateUnavailable(
+                f"the state file {path} {what}; put it back, or start the service again to use what is there then"
+            )
+        if self._opened:
+            size = self._path.stat().st_size
+            if size < self._bytes:
+                raise StateUnavailable(
+                    f"the state file {self._path} was cut from {self._bytes} to {size} bytes; restore or remove it, "
+                    "and start the service again"
+                )
+            self._bytes = size
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

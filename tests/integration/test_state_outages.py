@@ -2,11 +2,13 @@
 
 import os
 import resource
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -185,3 +187,86 @@ def test_a_disk_that_is_full(store: Path, tmp_path: Path) -> None:
             running.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         )
         check_recovery(http, answers)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def delete_all(path: Path) -> None:
+    for found in (path, beside(path, "-wal"), beside(path, "-shm")):
+        found.unlink()
+
+
+def replace_by_another(path: Path) -> None:
+    other = path.with_name("other.sqlite3")
+    copied = sqlite3.connect(other)
+    copied.execute("CREATE TABLE t (x)")
+    copied.commit()
+    copied.close()
+    other.replace(path)
+
+
+def replace_by_its_copy(path: Path) -> None:
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    copy.replace(path)
+
+
+FILE_FAULTS: dict[str, Callable[[Path], object]] = {
+    "deleted": lambda path: path.unlink(),
+    "deleted with what is beside it": delete_all,
+    "the write-ahead log deleted": lambda path: beside(path, "-wal").unlink(),
+    "the shared index deleted": lambda path: beside(path, "-shm").unlink(),
+    "its folder deleted": lambda path: shutil.rmtree(path.parent),
+    "its folder renamed": lambda path: path.parent.rename(path.parent.with_name("elsewhere")),
+    "replaced by another": replace_by_another,
+    "replaced by its copy": replace_by_its_copy,
+    "a folder in its place": lambda path: (path.unlink(), path.mkdir()),
+    "cut to nothing": lambda path: os.truncate(path, 0),
+    "cut in half": lambda path: os.truncate(path, path.stat().st_size // 2),
+}
+
+
+@pytest.mark.parametrize("fault", FILE_FAULTS.values(), ids=FILE_FAULTS.keys())
+def test_a_file_that_is_not_the_open_one_any_more(
+    watched: Any, tmp_path: Path, fault: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "folder" / "state.sqlite3"
+    service = watched(f"sqlite:///{path}")
+    assert report(service.http, ask(service.http, 99)).json()["joined"] == 1
+    fault(path)
+    answers = check_outage(service.http)
+    refused = report(service.http, answers[0])
+    check_unavailable(refused)
+    assert "state.sqlite3" in refused.json()["detail"]
+    deadline = time.monotonic() + WATCHDOG_S
+    while not (said := [record for record in caplog.records if "is down" in record.message]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(said) <= 4, "each kind of work says it once"
+    assert "state.sqlite3" in said[0].__dict__["detail"]
+
+
+def test_a_file_that_comes_back_is_used_again(watched: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    service = watched(f"sqlite:///{folder}/state.sqlite3")
+    first = ask(service.http, 99)
+    assert report(service.http, first).json()["joined"] == 1
+    away = folder.rename(tmp_path / "away")
+    answers = check_outage(service.http)
+    away.rename(folder)
+    check_recovery(service.http, answers)
+    assert report(service.http, first).json()["duplicate"] == 1
+
+
+def test_a_start_after_the_loss_begins_anew(watched: Any, tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "state.sqlite3"
+    first = watched(f"sqlite:///{path}")
+    answer = ask(first.http, 99)
+    assert report(first.http, answer).json()["joined"] == 1
+    delete_all(path)
+    check_unavailable(report(first.http, answer))
+    second = watched(f"sqlite:///{path}")
+    assert report(second.http, ask(second.http, 1)).json()["joined"] == 1
+    check_unavailable(report(first.http, answer))
