@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimctr.errors import ConfigError, SlimctrError
+from slimctr.folders import sole_writer
 
 CHUNK_BYTES = 1 << 18
 ATTEMPTS = 3
@@ -57,31 +58,31 @@ def download(
     """Put the files of `log` into `out` and return their paths; files that are there already are kept.
 
     Raises DownloadError when the server cannot be reached, breaks off ATTEMPTS times, or sends other bytes
-    than published.
+    than published; ConfigError when another process downloads into `out`.
     """
     files = [out / name for name in log.md5]
     if all(path.is_file() and _md5(path) == log.md5[path.name] for path in files):
         return files
-    out.mkdir(parents=True, exist_ok=True)
-    partial = _PartialFile(out / f".{log.archive}.part")
     url = f"{(base_url or log.base_url).rstrip('/')}/{log.archive}"
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"--base-url must be an http or https address, not {base_url}")
-    for _ in range(ATTEMPTS):
-        if partial.fetch(url, timeout_seconds, progress or (lambda done, total: None)):
-            break
-    else:
-        raise DownloadError(
-            f"{url} broke off {ATTEMPTS} times, at {partial.size:,} bytes: run again to resume"
-        )
-    try:
-        _extract(partial.path, log.md5, out)
-    except (zipfile.BadZipFile, DownloadError) as error:
+    with sole_writer(out):
+        partial = _PartialFile(out / f".{log.archive}.part")
+        for _ in range(ATTEMPTS):
+            if partial.fetch(url, timeout_seconds, progress or (lambda done, total: None)):
+                break
+        else:
+            raise DownloadError(
+                f"{url} broke off {ATTEMPTS} times, at {partial.size:,} bytes: run again to resume"
+            )
+        try:
+            _extract(partial.path, log.md5, out)
+        except (zipfile.BadZipFile, DownloadError) as error:
+            partial.discard()
+            raise DownloadError(
+                f"{url}: {error}. The download was deleted: run again, or check the source"
+            ) from error
         partial.discard()
-        raise DownloadError(
-            f"{url}: {error}. The download was deleted: run again, or check the source"
-        ) from error
-    partial.discard()
     return files
 
 

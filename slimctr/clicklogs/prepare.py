@@ -32,6 +32,7 @@ from slimctr.clicklogs.splits import SPLITS, FileSplits, RowSplits, SplitLog, Sp
 from slimctr.clicklogs.synthetic import SyntheticLog, SyntheticSpec
 from slimctr.errors import ConfigError, LogFormatError
 from slimctr.features import EncodedBatch, Encoder, FeatureSchema, Vocabulary
+from slimctr.folders import sole_writer
 
 RAW_TEST_ROWS = 50_000
 
@@ -67,13 +68,13 @@ def prepare(
     """Write the encoded data set `out` and open it; nothing is left behind when it fails.
 
     The vocabulary lists training values only. Raises LogFormatError for a log that cannot be read,
-    ConfigError for a schema or setting that does not fit it and for an `out` that must not be replaced.
+    ConfigError for a schema or setting that does not fit it and for an `out` that must not be replaced or that another
+    process writes.
     """
-    _refuse_to_replace(out, overwrite)
     source = _open_source(settings)
     schema = _final_schema(settings, source.schema)
     report = progress or (lambda step, rows, fraction: None)
-    with _written_beside(out) as folder:
+    with _written_beside(out, overwrite) as folder:
         vocabulary, forms = _count(source, schema, settings.strict, report)
         schema.save(folder / "schema.json")
         vocabulary.save(folder / "vocabulary.safetensors")
@@ -276,22 +277,29 @@ def _refuse_to_replace(out: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _written_beside(out: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `out` that takes its place on success and disappears on failure."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+def _written_beside(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a folder beside `out` that takes its place on success and disappears on failure; one process at a time.
+
+    What a killed process left is swept first. Raises ConfigError when `out` must not be replaced, or another process
+    writes it.
+    """
     folder = out.with_name(f".{out.name}.partial")
     retired = out.with_name(f".{out.name}.replaced")
-    for leftover in (folder, retired):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-        if out.exists():
-            out.rename(retired)
-        folder.rename(out)
+    with sole_writer(folder, out):
+        try:
+            if retired.exists() and not out.exists():  # killed between the two renames below
+                retired.rename(out)
+            _refuse_to_replace(out, overwrite)
+            for leftover in (*folder.iterdir(), retired):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+            yield folder
+            _refuse_to_replace(out, overwrite)
+            if out.exists():
+                out.rename(retired)
+            folder.rename(out)
+        except BaseException:
+            if retired.exists() and not out.exists():
+                retired.rename(out)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(retired, ignore_errors=True)
-    except BaseException:
-        if retired.exists() and not out.exists():
-            retired.rename(out)
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
