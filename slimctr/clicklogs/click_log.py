@@ -1,6 +1,6 @@
 """What every reader of a click log offers, and which reader opens which format."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -33,17 +33,25 @@ class ClickLog(Protocol):
         """
 
 
-def open_log(path: Path, log_format: LogFormat, label: str | None = None) -> ClickLog:
-    """Return the reader of a file; `label` names the label column (csv and parquet only)."""
+def open_log(
+    path: Path,
+    log_format: LogFormat,
+    label: str | None = None,
+    constants: Mapping[str, str | None] | None = None,
+) -> ClickLog:
+    """Return the reader of a file; `label` names the label column (csv and parquet only).
+
+    `constants`: columns that have one value in the whole file (csv and parquet only).
+    """
     from slimctr.clicklogs.avazu import AvazuLog
     from slimctr.clicklogs.criteo import CriteoLog
     from slimctr.clicklogs.libfm import LibfmLog
     from slimctr.clicklogs.tabular import CsvLog, ParquetLog
 
     if log_format == "csv":
-        return CsvLog(path, label)
+        return CsvLog(path, label, constants)
     if log_format == "parquet":
-        return ParquetLog(path, label)
+        return ParquetLog(path, label, constants)
     if log_format == "criteo":
         return CriteoLog(path)
     if log_format == "avazu":

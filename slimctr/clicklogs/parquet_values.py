@@ -1,5 +1,7 @@
 """Turns the columns of a Parquet batch into text: a value has the key that a request with the same value has."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,23 +25,25 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
-def check_type(column: str, kind: pa.DataType, *, is_numeric: bool) -> None:
+def check_type(path: Path, column: str, kind: pa.DataType, *, is_numeric: bool) -> None:
     """Raise LogFormatError for a column whose type no field takes, with what to do."""
     if pa.types.is_dictionary(kind):
-        return check_type(column, kind.value_type, is_numeric=is_numeric)
+        return check_type(path, column, kind.value_type, is_numeric=is_numeric)
     if is_list(kind) and not is_list(kind.value_type):
-        return check_type(column, kind.value_type, is_numeric=False)
+        return check_type(path, column, kind.value_type, is_numeric=False)
     if any(is_moment(kind) for is_moment in _MOMENTS):
         raise LogFormatError(
-            f"column '{column}' is {kind}: a moment hardly ever comes back, so it is no category. "
+            f"{path}: column '{column}' is {kind}: a moment hardly ever comes back, so it is no category. "
             "Write what repeats (the hour, the weekday) to a column of its own"
         )
     if pa.types.is_boolean(kind) and is_numeric:
-        raise LogFormatError(f"column '{column}' is {kind}, but its field is numeric: declare it categorical")
+        raise LogFormatError(
+            f"{path}: column '{column}' is {kind}, but its field is numeric: declare it categorical"
+        )
     known = (*_TEXTS, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
     if not any(is_kind(kind) for is_kind in (*known, pa.types.is_date, pa.types.is_null)):
         raise LogFormatError(
-            f"column '{column}' is {kind}; a value is text, a number, a boolean, a date, or a list of these. "
+            f"{path}: column '{column}' is {kind}; a value is text, a number, a boolean, a date, or a list of these. "
             "Cast the column, or leave it out with a schema file (--schema)"
         )
     return None

@@ -22,16 +22,21 @@ class ParseError:
 
 
 class ParseErrors:
-    """The refused lines of one pass over a log; with `strict` the first one raises LogFormatError."""
+    """The refused lines of one pass over a log; with `strict` the first one raises LogFormatError.
 
-    def __init__(self, strict: bool = False):
+    Files are named by their path below `folder`.
+    """
+
+    def __init__(self, strict: bool = False, folder: Path | None = None):
         self.strict = strict
+        self._folder = folder
         self.count = 0
         self.examples: list[ParseError] = []
 
     def add(self, path: Path, line: int, detail: str) -> None:
         """Count a refused line; keep it when it is among the first."""
-        error = ParseError(path.name, line, detail)
+        name = path.name if self._folder is None else str(path.relative_to(self._folder))
+        error = ParseError(name, line, detail)
         if self.strict:
             raise LogFormatError(f"{error} (reading stopped because of --strict)")
         self.count += 1

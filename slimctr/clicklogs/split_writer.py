@@ -67,7 +67,7 @@ class SplitTally:
 
     def summary(self) -> dict[str, Any]:
         """Return rows, clicks and click rate."""
-        return {"rows": self.rows, "clicks": self.clicks, "click_rate": self.clicks / self.rows}
+        return {"rows": self.rows, "clicks": self.clicks, "click_rate": self.clicks / max(self.rows, 1)}
 
     def field_summary(self, position: int) -> dict[str, int]:
         """Return how many values a field had and how many of them were out of vocabulary or missing."""

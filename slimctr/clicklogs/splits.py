@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,10 @@ LOG_SUFFIXES = frozenset(
 )
 
 
+NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""The name that Hive and Spark give to the folder of rows without a value."""
+
+
 class SplitLog(Protocol):
     """A click log whose rows know their split."""
 
@@ -49,36 +54,87 @@ class SplitLog(Protocol):
         """Return how rows were assigned, for `dataset.json`."""
 
 
-def find_split_files(folder: Path) -> dict[str, list[Path]]:
+def find_split_files(folder: Path, *, may_lack_splits: bool = False) -> dict[str, list[Path]]:
     """Return the files of each split in a folder, by name; raise LogFormatError unless every split has one.
 
-    A file belongs to the split whose word (train, valid or dev, test) its name contains; shards sort by name.
+    A file belongs to the split whose word (train, valid or dev, test) its name contains, and so do all files in a
+    folder of such a name (Spark, Hive); shards sort by path. Names that start with '.' or '_' are no logs.
+    `may_lack_splits`: one split is enough.
     """
     found: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    plain_names: set[str] = set()
+    sources: dict[str, set[bool]] = {split: set() for split in SPLITS}
     for path in sorted(folder.iterdir()):
-        plain = path.with_suffix("") if path.suffix in COMPRESSION else path
-        if not path.is_file() or plain.suffix not in LOG_SUFFIXES:
+        if _is_hidden(path.name) or not (path.is_dir() or _plain(path).suffix in LOG_SUFFIXES):
             continue
-        splits = [split for split, mark in FILE_MARKS.items() if mark.search(plain.stem)]
+        name = path.name if path.is_dir() else _plain(path).stem
+        splits = [split for split, mark in FILE_MARKS.items() if mark.search(name)]
         if len(splits) > 1:
             raise LogFormatError(f"{path} names two splits ({', '.join(splits)}): rename it")
-        if not splits:
+        for split in splits:
+            found[split] += _part_files(path) if path.is_dir() else [path]
+            sources[split].add(path.is_dir())
+    mixed = [split for split in SPLITS if len(sources[split]) > 1]
+    if mixed:
+        raise LogFormatError(
+            f"{folder} has both a file and a folder for {', '.join(mixed)}: keep one of them"
+        )
+    _refuse_copies([path for paths in found.values() for path in paths])
+    absent = [split for split in SPLITS if not found[split]]
+    if absent and not (may_lack_splits and len(absent) < len(SPLITS)):
+        raise LogFormatError(
+            f"{folder} has no file for {', '.join(absent)}: names must contain the word train, "
+            f"valid (or dev) or test and end in one of {', '.join(sorted(LOG_SUFFIXES))} (.zst, .gz, .bz2 may follow), "
+            "or be folders of such files. To split one file, name the file itself as SOURCE"
+        )
+    return found
+
+
+def partitions(path: Path) -> dict[str, str | None]:
+    """Return what the folders of a file inside a split's folder say of all its rows: {"dt": "2024-01-31"}.
+
+    `path` is relative to the folder of the splits; the first part names the split.
+    """
+    values: dict[str, str | None] = {}
+    for part in path.parts[1:-1]:
+        name, equals, value = part.partition("=")
+        if equals:
+            values[unquote(name)] = None if value in ("", NO_PARTITION) else unquote(value)
+    return values
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+def _plain(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix in COMPRESSION else path
+
+
+def _part_files(folder: Path) -> list[Path]:
+    """Return the files below the folder of a split that hold anything."""
+    paths = []
+    for path in sorted(folder.rglob("*")):
+        if any(map(_is_hidden, path.relative_to(folder).parts)) or path.is_dir():
             continue
-        if plain.name in plain_names:
+        if _plain(path).suffix not in LOG_SUFFIXES | {""}:
+            raise LogFormatError(
+                f"{path} lies among the files of a split, but a log ends in one of {', '.join(sorted(LOG_SUFFIXES))} "
+                "(.zst, .gz, .bz2 may follow): move it away"
+            )
+        if path.stat().st_size:
+            paths.append(path)
+    return paths
+
+
+def _refuse_copies(paths: list[Path]) -> None:
+    seen: set[Path] = set()
+    for path in paths:
+        plain = _plain(path)
+        if plain in seen:
             raise LogFormatError(
                 f"{plain} is there twice, compressed and not or compressed twice: keep one of them"
             )
-        plain_names.add(plain.name)
-        found[splits[0]].append(path)
-    absent = [split for split in SPLITS if not found[split]]
-    if absent:
-        raise LogFormatError(
-            f"{folder} has no file for {', '.join(absent)}: names must contain the word train, "
-            f"valid (or dev) or test and end in one of {', '.join(sorted(LOG_SUFFIXES))} (.zst, .gz, .bz2 may follow). "
-            "To split one file, name the file itself as SOURCE"
-        )
-    return found
+        seen.add(plain)
 
 
 class FileSplits:
@@ -128,6 +184,34 @@ class SplitRule:
         check_seed(self.seed)
         if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
             raise ConfigError(f"split shares {self.shares} must be three positive numbers whose sum is 1")
+
+
+class OnlyTest:
+    """A log all of whose rows are the test split."""
+
+    def __init__(self, log: ClickLog):
+        self._log = log
+
+    def measure(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[int]:
+        """Read nothing (see SplitLog)."""
+        return iter(())
+
+    @property
+    def fraction(self) -> float:
+        """Share of the log read."""
+        return self._log.fraction
+
+    def batches(
+        self, schema: FeatureSchema, errors: ParseErrors, only: str | None = None
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Yield ("test", batch) in file order (see SplitLog)."""
+        if only in (None, "test"):
+            for batch in self._log.batches(schema, errors):
+                yield "test", batch
+
+    def rule(self) -> dict[str, Any]:
+        """Return the rule's JSON form."""
+        return {"by": "nothing: all rows are test"}
 
 
 class RowSplits:

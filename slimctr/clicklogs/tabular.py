@@ -1,7 +1,8 @@
 """Reads click logs that name their columns: CSV with a header line, and Parquet."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,15 +22,21 @@ PARQUET_BATCH_ROWS = 1 << 17
 
 
 class CsvLog:
-    """One CSV file with a header line (.tsv: tab-separated, no quotes); empty and NaN cells are missing."""
+    """One CSV file with a header line (.tsv: tab-separated, no quotes); empty and NaN cells are missing.
 
-    def __init__(self, path: Path, label: str | None = None):
+    `constants` are columns more, with one value in the whole file: those of its folders.
+    """
+
+    def __init__(
+        self, path: Path, label: str | None = None, constants: Mapping[str, str | None] | None = None
+    ):
         is_tsv = ".tsv" in path.suffixes
         names = _header(path, delimiter="\t" if is_tsv else ",", quoted=not is_tsv)
         self._path = path
-        self._label = _label_column(path, names, label)
-        self.left_out = _other_labels(names, self._label)
-        self._names = names
+        self._constants = dict(constants or {})
+        self._names = [*names, *self._constants]
+        self._label = _label_column(path, self._names, label)
+        self.left_out = _left_out(self._names, self._label, self._constants)
         layout = TextLayout("\t" if is_tsv else ",", quoted=not is_tsv, header=True, missing=MISSING_CELLS)
         self._file = DelimitedFile(path, layout, names)
 
@@ -45,54 +52,73 @@ class CsvLog:
     def batches(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[pa.RecordBatch]:
         """Yield clean batches (see ClickLog); columns that `schema` does not name are ignored."""
         _require_fields(self._path, self._names, schema)
-        for raw in self._file.batches([self._label, *schema.names], errors):
-            yield clean_batch(raw, self._label, schema, errors)
+        wanted = [name for name in (self._label, *schema.names) if name not in self._constants]
+        for raw in self._file.batches(wanted, errors):
+            yield clean_batch(_with_constants(raw, self._constants), self._label, schema, errors)
 
 
 class ParquetLog:
-    """One Parquet file; docs/data.md says which types are read and as what."""
+    """One Parquet file; docs/data.md says which types are read and as what.
 
-    def __init__(self, path: Path, label: str | None = None):
+    `constants` are columns more, with one value in the whole file: those of its folders.
+    """
+
+    def __init__(
+        self, path: Path, label: str | None = None, constants: Mapping[str, str | None] | None = None
+    ):
         try:
-            self._file = pq.ParquetFile(path, memory_map=True)
+            self._schema = pq.read_schema(path)
         except FileNotFoundError as error:
             raise LogFormatError(f"no click log at {path}") from error
         except (pa.ArrowInvalid, OSError) as error:
             raise LogFormatError(f"{path} is no Parquet file: {error}") from error
         self.fraction = 0.0
         self._path = path
-        self._names = self._file.schema_arrow.names
+        self._constants = dict(constants or {})
+        self._names = [*self._schema.names, *self._constants]
         self._label = _label_column(path, self._names, label)
-        self.left_out = _other_labels(self._names, self._label)
+        self.left_out = _left_out(self._names, self._label, self._constants)
 
     def infer_schema(self) -> FeatureSchema:
         """Return every column but the label and `left_out` as a categorical field; list columns are multi-valued."""
-        lists = {column.name for column in self._file.schema_arrow if is_list(column.type)}
+        lists = {column.name for column in self._schema if is_list(column.type)}
         return _all_categorical(self._path, self._names, {self._label, *self.left_out}, lists)
 
     def batches(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[pa.RecordBatch]:
         """Yield clean batches (see ClickLog); line numbers are row numbers from 1."""
         _require_fields(self._path, self._names, schema)
         numeric = {field.name for field in schema.fields if field.kind == "numeric"}
-        columns = [self._label, *schema.names]
-        arrow = self._file.schema_arrow
-        if is_list(arrow.field(self._label).type):
-            raise LogFormatError(f"{self._path}: the label column '{self._label}' holds lists, not 0 and 1")
-        check_type(self._label, arrow.field(self._label).type, is_numeric=False)
-        for name in schema.names:
-            check_type(name, arrow.field(name).type, is_numeric=name in numeric)
+        columns = [name for name in (self._label, *schema.names) if name not in self._constants]
+        for name in columns:
+            kind = self._schema.field(name).type
+            if name == self._label and is_list(kind):
+                raise LogFormatError(f"{self._path}: the label column '{name}' holds lists, not 0 and 1")
+            check_type(self._path, name, kind, is_numeric=name in numeric)
         numbers = numeric | {self._label}
-        start, total = 0, max(self._file.metadata.num_rows, 1)
-        for batch in self._file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
-            check = RowChecker(batch.num_rows)
-            texts = {
-                name: as_text(name, batch.column(name), check, is_number=name in numbers) for name in columns
-            }
-            first = start + 1
-            raw = RawBatch(self._path, texts, batch.num_rows, lambda row, first=first: first + row)
-            start += batch.num_rows
-            self.fraction = start / total
-            yield clean_batch(raw, self._label, schema, errors, check)
+        start = 0
+        with pq.ParquetFile(self._path, memory_map=True) as file:
+            total = max(file.metadata.num_rows, 1)
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
+                check = RowChecker(batch.num_rows)
+                texts = {
+                    name: as_text(name, batch.column(name), check, is_number=name in numbers)
+                    for name in columns
+                }
+                first = start + 1
+                raw = RawBatch(self._path, texts, batch.num_rows, lambda row, first=first: first + row)
+                start += batch.num_rows
+                self.fraction = start / total
+                raw = _with_constants(raw, self._constants)
+                yield clean_batch(raw, self._label, schema, errors, check)
+        self.fraction = 1.0
+
+
+def _with_constants(raw: RawBatch, constants: dict[str, str | None]) -> RawBatch:
+    columns = {
+        name: pa.nulls(raw.rows, pa.string()) if value is None else pa.repeat(value, raw.rows)
+        for name, value in constants.items()
+    }
+    return replace(raw, columns={**raw.columns, **columns})
 
 
 def _header(path: Path, delimiter: str, quoted: bool) -> list[str]:
@@ -125,9 +151,13 @@ def _label_column(path: Path, names: list[str], label: str | None) -> str:
     )
 
 
-def _other_labels(names: list[str], label: str) -> tuple[str, ...]:
-    """Columns that name a label as well: the click itself must not become a feature unless a schema file says so."""
-    return tuple(name for name in names if name in DEFAULT_LABELS and name != label)
+def _left_out(names: list[str], label: str, constants: dict[str, str | None]) -> tuple[str, ...]:
+    """Columns that become fields only where a schema file says so.
+
+    They name a label as well, and the click itself must not become a feature; or the folder of the file holds them, as
+    a day does that no later log will have.
+    """
+    return tuple(name for name in names if name != label and (name in DEFAULT_LABELS or name in constants))
 
 
 def _all_categorical(

@@ -63,14 +63,33 @@ def prepare(
         list[str] | None,
         typer.Option("--hash", metavar="FIELD=ROWS", help="Hash a field into ROWS rows; repeatable."),
     ] = None,
-    required: Annotated[str, typer.Option(metavar="F1,F2", help="Fields that must have a value.")] = "",
+    required: Annotated[
+        str | None, typer.Option(metavar="F1,F2", help="Fields that must have a value.")
+    ] = None,
     split: Annotated[
-        str, typer.Option(metavar="TRAIN,VALID,TEST", help="Shares when SOURCE is one file.")
-    ] = "0.8,0.1,0.1",
+        str | None,
+        typer.Option(
+            metavar="TRAIN,VALID,TEST", help="Shares when SOURCE is one file.", show_default="0.8,0.1,0.1"
+        ),
+    ] = None,
     split_order: Annotated[
-        SplitOrder, typer.Option(help="Cut by a hash of row number and --seed, or in file order (time).")
-    ] = SplitOrder.hash,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the synthetic log.")] = 0,
+        SplitOrder | None,
+        typer.Option(
+            help="Cut by a hash of row number and --seed, or in file order (time).", show_default="hash"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of the split and of the synthetic log.", show_default="0"),
+    ] = None,
+    vocabulary_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Encode with the schema and vocabulary of a published version (a folder, or STORE/NAME@VERSION), "
+            "to evaluate it on this log; one file is all test.",
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first line that cannot be read.")
     ] = False,
@@ -98,17 +117,20 @@ def prepare(
 
     Example: [bold]slimctr data prepare ./criteo --format criteo --min-count 10 --out ./data/criteo[/bold]
     """
-    from slimctr.clicklogs.prepare import PrepareSettings
     from slimctr.clicklogs.prepare import prepare as prepare_log
+    from slimctr.clicklogs.settings import PrepareSettings
     from slimctr.clicklogs.splits import SplitRule
     from slimctr.clicklogs.synthetic import SyntheticSpec
     from slimctr.errors import ConfigError
 
-    if log_format.value == "synthetic" and source is not None:
-        raise ConfigError(f"--format synthetic generates its clicks: leave the SOURCE {str(source)!r} out")
+    is_synthetic = log_format.value == "synthetic"
+    if seed is not None and split_order is SplitOrder.time and not is_synthetic:
+        raise ConfigError("--seed mixes rows by hash: with --split-order time it has no effect, leave it out")
+    is_cut = split is not None or split_order is not None or (seed is not None and not is_synthetic)
+    order = (split_order or SplitOrder.hash).value
     generated = {"rows": rows, "ids": ids, "all_ids": all_ids or None, "click_rate": click_rate}
     given = {key: value for key, value in generated.items() if value is not None}
-    if log_format.value != "synthetic" and given:
+    if not is_synthetic and given:
         option = f"--{next(iter(given)).replace('_', '-')}"
         raise ConfigError(f"{option} shapes a generated log: it goes with --format synthetic only")
     settings = PrepareSettings(
@@ -117,11 +139,14 @@ def prepare(
         label=label,
         schema=schema,
         min_count=min_count,
-        hash_rows=dict(_hash_option(text) for text in hash_field or []),
-        required=tuple(name for name in required.split(",") if name),
-        split=SplitRule(_shares(split), split_order.value, seed),
+        hash_rows=_hash_options(hash_field or []),
+        required=() if required is None else _names(required),
+        split=SplitRule(_shares(split or "0.8,0.1,0.1"), order, seed or 0)
+        if is_cut or is_synthetic
+        else None,
         strict=strict,
-        synthetic=SyntheticSpec(seed=seed, **given),
+        synthetic=SyntheticSpec(seed=seed or 0, **given) if is_synthetic else None,
+        vocabulary_of=vocabulary_of,
     )
     with _progress() as progress:
         dataset = prepare_log(settings, out, overwrite, progress)
@@ -209,7 +234,7 @@ def describe(
             _share(field, "valid", "oov"),
             _share(field, "test", "oov"),
             _share(field, "train", "missing"),
-            f"{counts.max() / counts.sum():.2%}",
+            f"{counts.max() / max(counts.sum(), 1):.2%}",
         )
     console.print(fields)
     console.print(
@@ -226,7 +251,7 @@ def _kind(field: Field) -> str:
 
 def _share(field: dict, split: str, what: str) -> str:
     tally = field["splits"][split]
-    return f"{tally[what] / tally['values']:.2%}"
+    return f"{tally[what] / tally['values']:.2%}" if tally["values"] else "-"
 
 
 def _shares(text: str) -> tuple[float, float, float]:
@@ -239,13 +264,31 @@ def _shares(text: str) -> tuple[float, float, float]:
     return train, valid, test
 
 
-def _hash_option(text: str) -> tuple[str, int]:
+def _hash_options(texts: list[str]) -> dict[str, int]:
     from slimctr.errors import ConfigError
 
-    name, _, rows = text.partition("=")
-    if not name or not rows.isdigit():
-        raise ConfigError(f"--hash {text!r} is not FIELD=ROWS, for example --hash device_ip=100000")
-    return name, int(rows)
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, rows = text.partition("=")
+        if not name or not (rows.isascii() and rows.isdigit()):
+            raise ConfigError(f"--hash {text!r} is not FIELD=ROWS, for example --hash device_ip=100000")
+        if name in found:
+            raise ConfigError(
+                f"--hash names field '{name}' twice, with {found[name]} and {rows} rows: keep one"
+            )
+        found[name] = int(rows)
+    return found
+
+
+def _names(text: str) -> tuple[str, ...]:
+    from slimctr.errors import ConfigError
+
+    names = tuple(text.split(","))
+    if "" in names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"--required {text!r} is not a list of distinct fields, for example --required user,item"
+        )
+    return names
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from model_store.manifest import Manifest
     from slimctr.clicklogs import Dataset
+    from slimctr.features import Vocabulary
 
 FIGURES = ("auc", "logloss", "ne", "calibration", "ece")
 
@@ -39,13 +40,13 @@ def evaluate(
     models = ModelStore(store)
     name, version = models.resolve(model)
     dataset = Dataset(data)
-    require_same_values(models.manifest(name, version), dataset)
+    base = base_vocabulary(models.manifest(name, version), dataset)
     console = Console(stderr=True)
     with console.status(f"scoring {split} with {name}@{version}"):
         scorer = Scorer.open(models.path(name, version), threads)
         scorer.check_golden()
         scorer.warm_up()
-        figures = evaluate_rows(scorer, dataset.stream(split, batch_rows), dataset.vocabulary())
+        figures = evaluate_rows(scorer, dataset.stream(split, batch_rows), base)
     result = {"model": name, "version": str(version), "split": split, **figures, "bytes": scorer.bytes}
     if as_json:
         typer.echo(json.dumps(result))
@@ -56,18 +57,24 @@ def evaluate(
     typer.echo(f"{speed} of lookup and network in batches of {batch_rows}, threads {threads}")
 
 
-def require_same_values(manifest: Manifest, dataset: Dataset) -> None:
-    """Raise ConfigError unless the version of `manifest` was made of the vocabulary and schema of `dataset`."""
+def base_vocabulary(manifest: Manifest, dataset: Dataset) -> Vocabulary | None:
+    """Return the vocabulary whose rows the data set holds: None when it is the version's own (`--vocabulary-of`).
+
+    Raises ConfigError unless the version of `manifest` was made of the vocabulary and schema of `dataset`.
+    """
     from model_store.artifact import VOCABULARY_FILE
     from slimctr.errors import ConfigError
     from slimctr.features import FeatureSchema
     from slimctr.scoring import encoder_digest
 
-    base_vocabulary, _ = encoder_digest(dataset.schema, dataset.path / VOCABULARY_FILE)
-    is_same_vocabulary = manifest.base_vocabulary == base_vocabulary
-    if not is_same_vocabulary or FeatureSchema.parse(manifest.features, "features") != dataset.schema:
-        part = "schema" if is_same_vocabulary else "vocabulary"
-        raise ConfigError(
-            f"{manifest.model}@{manifest.version} was trained with another {part} than that of "
-            f"{dataset.path}: evaluate it on the data set of its training, or train again on this one"
-        )
+    vocabulary, encoder = encoder_digest(dataset.schema, dataset.path / VOCABULARY_FILE)
+    if encoder == manifest.encoder:
+        return None
+    is_same_vocabulary = manifest.base_vocabulary == vocabulary
+    if is_same_vocabulary and FeatureSchema.parse(manifest.features, "features") == dataset.schema:
+        return dataset.vocabulary()
+    part = "schema" if is_same_vocabulary else "vocabulary"
+    raise ConfigError(
+        f"{manifest.model}@{manifest.version} was trained with another {part} than that of {dataset.path}: evaluate it "
+        "on the data set of its training, or encode this log with `slimctr data prepare --vocabulary-of`"
+    )

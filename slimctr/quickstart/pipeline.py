@@ -11,8 +11,7 @@ from rich.console import Console
 
 from model_store.local_path import remote_fault
 from model_store.store import ModelStore
-from slimctr.clicklogs import Dataset
-from slimctr.clicklogs.prepare import PrepareSettings, prepare
+from slimctr.clicklogs import Dataset, PrepareSettings, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.compression import compress
 from slimctr.errors import ConfigError

@@ -4,7 +4,7 @@ import socket
 import numpy as np
 import pytest
 
-from slimctr.clicklogs.prepare import PrepareSettings
+from slimctr.clicklogs import PrepareSettings
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.quickstart.demo import run_demo
 from slimctr.quickstart.pipeline import ORIGINAL, RECIPES, Clicks

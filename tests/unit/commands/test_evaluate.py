@@ -10,9 +10,8 @@ from typer.testing import CliRunner
 
 from model_store.errors import NotFound
 from model_store.store import ModelStore
-from slimctr.clicklogs import Dataset
-from slimctr.clicklogs.prepare import PrepareSettings, prepare
-from slimctr.commands.evaluate import evaluate, require_same_values
+from slimctr.clicklogs import Dataset, PrepareSettings, prepare
+from slimctr.commands.evaluate import base_vocabulary, evaluate
 from slimctr.compression import compress
 from slimctr.errors import ConfigError
 from slimctr.export import publish_run
@@ -89,7 +88,9 @@ def test_another_schema_over_the_same_vocabulary_is_refused(root):
     first, *others = manifest.features["fields"]
     features = {**manifest.features, "fields": [{**first, "required": True}, *others]}
     with pytest.raises(ConfigError, match="trained with another schema"):
-        require_same_values(manifest.model_copy(update={"features": features}), Dataset(root / "data"))
+        base_vocabulary(
+            manifest.model_copy(update={"features": features, "encoder": "0" * 64}), Dataset(root / "data")
+        )
 
 
 def test_renumbered_rows_read_the_values_of_the_data_set(root, tmp_path):

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from slimctr.clicklogs import PrepareSettings, prepare
 from slimctr.clicklogs.dataset import Dataset
-from slimctr.clicklogs.prepare import PrepareSettings, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.training import TrainConfig
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from slimctr import quality
-from slimctr.clicklogs import Dataset
-from slimctr.clicklogs.prepare import PrepareSettings, prepare
+from slimctr.clicklogs import Dataset, PrepareSettings, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.errors import ConfigError
 from slimctr.training import Silent, TensorSplit, evaluate, initial_model, load_run, score, train
