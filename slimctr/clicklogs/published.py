@@ -25,17 +25,19 @@ class PublishedEncoder:
         return Vocabulary.open(self.path, self.schema)
 
 
-def published_encoder(reference: str) -> PublishedEncoder:
+def published_encoder(reference: Path) -> PublishedEncoder:
     """Return that of a version folder, or of STORE/NAME, STORE/NAME@VERSION or STORE/NAME@LABEL.
 
     Raises ConfigError when there is none or its vocabulary is not the one that was published.
     """
     try:
-        folder = Path(reference)
-        if not (folder / MANIFEST_FILE).is_file():
-            store = ModelStore(folder.parent)
-            folder = store.path(*store.resolve(folder.name))
-        manifest = read_manifest(folder)
+        if (reference / MANIFEST_FILE).is_file():
+            folder = reference
+            manifest, _ = read_manifest(folder)
+        else:
+            store = ModelStore(reference.parent)
+            model, version = store.resolve(reference.name)
+            folder, manifest = store.path(model, version), store.manifest(model, version)
     except StoreError as error:
         raise ConfigError(
             f"--vocabulary-of {reference}: {error}. Name a version folder, or STORE/NAME@VERSION, "

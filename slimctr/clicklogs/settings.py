@@ -33,7 +33,7 @@ class PrepareSettings:
     split: SplitRule | None = None
     strict: bool = False
     synthetic: SyntheticSpec | None = None
-    vocabulary_of: str | None = None
+    vocabulary_of: Path | None = None
 
 
 def check_settings(settings: PrepareSettings) -> None:

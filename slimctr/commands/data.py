@@ -83,7 +83,7 @@ def prepare(
         typer.Option(min=0, help="Seed of the split and of the synthetic log.", show_default="0"),
     ] = None,
     vocabulary_of: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
             metavar="VERSION",
             help="Encode with the schema and vocabulary of a published version (a folder, or STORE/NAME@VERSION), "

@@ -17,6 +17,7 @@ from slimctr.compression.recipes import Step, chain
 from slimctr.compression.report import Candidate, build_report, model_bytes
 from slimctr.compression.row_dropping import table_counts
 from slimctr.errors import CompressionError, ConfigError
+from slimctr.folders import sole_writer
 from slimctr.networks import CtrModel
 from slimctr.training import (
     EpochRecord,
@@ -32,7 +33,7 @@ from slimctr.training import (
     score,
 )
 from slimctr.training.job import set_untrained_oov_rows
-from slimctr.training.run import REPORT_FILE, discard_compression, sole_writer, start_run, write_whole
+from slimctr.training.run import REPORT_FILE, discard_compression, start_run, write_whole
 
 SPLITS = ("valid", "test")
 

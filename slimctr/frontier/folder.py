@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from slimctr.errors import ConfigError
+from slimctr.folders import sole_writer
 from slimctr.frontier import space
 from slimctr.training import Run
-from slimctr.training.run import PARTIAL, sole_writer, write_whole
+from slimctr.training.run import PARTIAL, write_whole
 
 IDENTITY_FILE = "search.json"
 PARTS = {

@@ -10,6 +10,7 @@ from slimctr import quality
 from slimctr.clicklogs.dataset import Dataset
 from slimctr.errors import ConfigError
 from slimctr.features import FeatureSchema
+from slimctr.folders import sole_writer
 from slimctr.networks import CtrModel, FloatTable, MaskedTable, ModelSpec, build_model, float_spec
 from slimctr.training.batches import TensorSplit
 from slimctr.training.config import TrainConfig
@@ -27,7 +28,6 @@ from slimctr.training.run import (
     read_config,
     read_lineage,
     save_run,
-    sole_writer,
     start_run,
     sweep,
 )

@@ -1,12 +1,10 @@
 """The run directory: a trained or compressed model with everything needed to explain it."""
 
-import fcntl
 import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,28 +93,6 @@ def start_run(folder: Path, config: TrainConfig, lineage: Lineage) -> None:
     write_whole(
         folder / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()
     )
-
-
-@contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold an output folder within the block; the kernel lets go of it when the process dies.
-
-    Raises ConfigError when it cannot be made or another command holds it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigError(f"directory '{folder}' cannot be made: {error}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise ConfigError(
-            f"another command writes into '{folder}'; wait until it ends, or choose another --out"
-        ) from None
-    finally:
-        os.close(descriptor)
 
 
 def sweep(folder: Path) -> None:

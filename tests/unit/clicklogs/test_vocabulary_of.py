@@ -60,13 +60,13 @@ def root(tmp_path_factory):
     return folder
 
 
-def newer(root: Path, out: Path, reference: str, **settings) -> Dataset:
+def newer(root: Path, out: Path, reference: Path, **settings) -> Dataset:
     return prepare(PrepareSettings("csv", root / "new.csv", vocabulary_of=reference, **settings), out)
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_version_evaluated_on_a_newer_log_scores_its_raw_values(root, tmp_path, version):
-    dataset = newer(root, tmp_path / "new", f"{root / 'models'}/ctr@{version}")
+    dataset = newer(root, tmp_path / "new", root / "models" / f"ctr@{version}")
     assert {split: info["rows"] for split, info in dataset.info["splits"].items()} == {
         "train": 0,
         "valid": 0,
@@ -99,19 +99,19 @@ def test_a_version_evaluated_on_a_newer_log_scores_its_raw_values(root, tmp_path
 def test_a_version_is_named_by_label_or_folder(root, tmp_path):
     digests = set()
     for number, reference in enumerate(("models/ctr@stable", "models/ctr", "models/ctr/1")):
-        dataset = newer(root, tmp_path / str(number), str(root / reference))
+        dataset = newer(root, tmp_path / str(number), root / reference)
         digests.add(next(e["sha256"] for e in dataset.info["files"] if e["file"] == "test.parquet"))
         dataset.load("train")
     assert len(digests) == 1
 
 
 def test_a_newer_log_may_be_cut_or_come_in_split_files(root, tmp_path):
-    cut = newer(root, tmp_path / "cut", f"{root}/models/ctr@1", split=SplitRule((0.5, 0.25, 0.25), "time"))
+    cut = newer(root, tmp_path / "cut", root / "models/ctr@1", split=SplitRule((0.5, 0.25, 0.25), "time"))
     assert [info["rows"] for info in cut.info["splits"].values()] == [200, 100, 100]
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "test.csv").write_bytes((root / "new.csv").read_bytes())
     files = prepare(
-        PrepareSettings("csv", tmp_path / "log", vocabulary_of=f"{root}/models/ctr@1"), tmp_path / "files"
+        PrepareSettings("csv", tmp_path / "log", vocabulary_of=root / "models/ctr@1"), tmp_path / "files"
     )
     assert [info["rows"] for info in files.info["splits"].values()] == [0, 0, 400]
 
@@ -127,7 +127,7 @@ def test_a_newer_log_may_be_cut_or_come_in_split_files(root, tmp_path):
 )
 def test_what_is_no_version_is_named(root, tmp_path, reference, message):
     with pytest.raises(ConfigError, match=message):
-        newer(root, tmp_path / "out", str(root / reference))
+        newer(root, tmp_path / "out", root / reference)
     assert not (tmp_path / "out").exists()
 
 
@@ -139,20 +139,20 @@ def test_another_vocabulary_in_a_version_folder_is_refused(root, tmp_path):
         root / "models" / "ctr" / "3" / "vocabulary.safetensors", tmp_path / "1" / "vocabulary.safetensors"
     )
     with pytest.raises(ConfigError, match="is not the vocabulary that ctr@1 was published with"):
-        newer(root, tmp_path / "out", str(tmp_path / "1"))
+        newer(root, tmp_path / "out", tmp_path / "1")
 
 
 def test_a_log_without_a_field_of_the_version_is_refused(root, tmp_path):
     (tmp_path / "log.csv").write_text("label,user\n1,u1\n")
     with pytest.raises(LogFormatError, match="has no column price, tags, ad"):
         prepare(
-            PrepareSettings("csv", tmp_path / "log.csv", vocabulary_of=f"{root}/models/ctr@1"),
+            PrepareSettings("csv", tmp_path / "log.csv", vocabulary_of=root / "models/ctr@1"),
             tmp_path / "out",
         )
 
 
 def test_a_version_with_other_values_says_how_to_encode_the_log(root, tmp_path):
-    newer(root, tmp_path / "new", f"{root}/models/ctr@3")
+    newer(root, tmp_path / "new", root / "models/ctr@3")
     arguments = ["--store", root / "models", "--model", "ctr@1", "--data", tmp_path / "new"]
     with pytest.raises(ConfigError, match="prepare --vocabulary-of"):
         CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)

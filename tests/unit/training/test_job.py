@@ -10,9 +10,9 @@ from slimctr import quality
 from slimctr.clicklogs import Dataset, PrepareSettings, prepare
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.errors import ConfigError
+from slimctr.folders import sole_writer
 from slimctr.training import Silent, TensorSplit, evaluate, initial_model, load_run, score, train
 from slimctr.training.job import set_untrained_oov_rows
-from slimctr.training.run import sole_writer
 
 
 def test_a_run_holds_what_was_trained(config, click_data, dataset, tmp_path):
