@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -35,7 +37,7 @@ def gamma(terms: int, unit: float = FLOAT32) -> float:
 
 
 SUMS64 = gamma(100_000, FLOAT64)
-"""Relative error of a float64 sum of up to 100,000 terms of one sign, or of as many steps that follow each other."""
+"""Error of a float64 sum of n terms whose magnitudes add up to m, for n m up to 100,000; relative where m is 1."""
 FEW32 = gamma(16)
 """Relative error of up to 16 float32 operations one after another, none of which cancels."""
 
@@ -90,10 +92,13 @@ def folded_error(model: CtrModel, stored: Tensor, stored_error: Tensor | None = 
     network = FoldedNetwork(model)
     error = network_error(network, stored, stored_error)
     fm = getattr(network.folded.backbone, "interaction", None)
-    if isinstance(fm, codes_fm.CodesFm) and fm.gram is None:  # each entry was the identity's up to _SAME
-        magnitudes = (stored[:, : len(fm.shift)] + fm.shift).double().abs().sum(dim=1).numpy()
-        error = error + 0.5 * codes_fm._SAME * magnitudes**2
-    return error
+    return error + gram_error(fm, stored[:, : len(fm.shift)]) if isinstance(fm, codes_fm.CodesFm) else error
+
+
+def gram_error(fm: codes_fm.CodesFm, codes: Tensor) -> np.ndarray:
+    """Return what a Gram matrix that is left out may have changed: each entry was the identity's up to _SAME."""
+    magnitudes = (codes + fm.shift).double().abs().sum(dim=1).numpy()
+    return 0.5 * codes_fm._SAME * magnitudes**2 * (fm.gram is None)
 
 
 def served_logits(model: CtrModel, batch: EncodedBatch) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +113,45 @@ def served_logits(model: CtrModel, batch: EncodedBatch) -> tuple[np.ndarray, np.
     exact, error = exact_logits(model, stored), folded_error(model, stored, bags)
     assert error.max() < 0.05 * exact.std(), "the bound could not tell another model from rounding"
     return exact, error
+
+
+def graph_logits(data: bytes, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits (B,) of an ONNX graph of sums, products and ReLUs in float64, and how far float32 ones may be.
+
+    The bound is gamma of the roundings that one term can meet, times the same sums and products of magnitudes.
+    """
+    exact, _ = _in_float64(onnx.load_from_string(data), stored, lambda values: values)
+    model = onnx.load_from_string(data)
+    for node in model.graph.node:
+        node.op_type = "Add" if node.op_type == "Sub" else node.op_type
+    magnitudes, values = _in_float64(model, np.abs(stored), np.abs)
+    roundings = 0
+    for node in model.graph.node:
+        before, after = values[node.input[0]], values[node.output[0]]
+        terms = {
+            "Gemm": before.shape[-1:],
+            "MatMul": before.shape[-1:],
+            "ReduceSum": (before.size // after.size,),
+        }
+        roundings += 1 + sum(terms.get(node.op_type, ()))
+    return exact, gamma(roundings) * magnitudes
+
+
+def _in_float64(
+    model: onnx.ModelProto, stored: np.ndarray, changed: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Run a graph on float64 constants and inputs; returns the logits and every value by name."""
+    values = {"stored": stored.astype(np.float64)}
+    for constant in model.graph.initializer:
+        values[constant.name] = onnx.numpy_helper.to_array(constant)
+    for node in model.graph.node:  # one by one: the graph declares float32
+        inputs = [values[name] for name in node.input]
+        inputs = [changed(given) if given.dtype != np.int64 else given for given in inputs]
+        inputs = [given.astype(np.float64) if given.dtype == np.float32 else given for given in inputs]
+        (values[node.output[0]],) = ReferenceEvaluator(node).run(
+            None, dict(zip(node.input, inputs, strict=True))
+        )
+    return values["logit"], values
 
 
 def probability_error(logit_error: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from rounding import dot_error, gamma
 
 from slimctr.native.network import BLOCK_ROWS, NativeNetwork, Place, Step, panels, runs_here
 
@@ -33,13 +34,13 @@ def test_linear_maps_of_every_panel(outputs, relu):
     stored = floats(13, WIDTH)
     expected = stored.astype(np.float64) @ step.weights + step.bias
     expected = np.maximum(expected, 0) if relu else expected
+    error = dot_error(np.c_[stored, np.ones(13)], np.r_[step.weights, step.bias[None]])
     for column in range(outputs):  # one column at a time, so that none can stand in for another
         picked[:] = 0
         picked[column] = 1
         last = Step("sum_products", Place(1, 2), step.out, Place(outputs, constant=picked.copy()))
-        np.testing.assert_allclose(
-            NativeNetwork([step, last], WIDTH).run(stored), expected[:, column], rtol=1e-5, atol=1e-5
-        )
+        found = NativeNetwork([step, last], WIDTH).run(stored)
+        assert (np.abs(found - expected[:, column]) <= error[:, column]).all()
 
 
 def test_every_kind_of_step():
@@ -59,12 +60,19 @@ def test_every_kind_of_step():
         Step("add", Place(1, 11), Place(1, 9), Place(1, 10)),
     ]
     stored = floats(101, WIDTH)
-    wide = stored.astype(np.float64)
-    joined = np.concatenate([np.maximum((wide + row) * wide - one, 0), wide], axis=1)
-    sums = joined.reshape(len(wide), -1, 2).sum(axis=1)
-    factor = joined[:, 3 : 3 + WIDTH] @ steps[7].weights + steps[7].bias
-    expected = (sums * factor).sum(axis=1) + wide[:, -5:].sum(axis=1)
-    np.testing.assert_allclose(NativeNetwork(steps, WIDTH).run(stored), expected, rtol=2e-5, atol=2e-4)
+
+    def result(wide, row, one, weights, bias):
+        joined = np.concatenate([np.maximum((wide + row) * wide - one, 0), wide], axis=1)
+        sums = joined.reshape(len(wide), -1, 2).sum(axis=1)
+        factor = joined[:, 3 : 3 + WIDTH] @ weights + bias
+        return (sums * factor).sum(axis=1) + wide[:, -5:].sum(axis=1)
+
+    constants = row, one, steps[7].weights, steps[7].bias
+    expected = result(stored.astype(np.float64), *constants)
+    largest = [np.abs(row), -np.abs(one), *(np.abs(part) for part in constants[2:])]
+    # every term is rounded at most so often: three steps, two sums over the joined row, four steps
+    error = gamma(3 + 2 * 2 * WIDTH + 4) * result(np.abs(stored.astype(np.float64)), *largest)
+    assert (np.abs(NativeNetwork(steps, WIDTH).run(stored) - expected) <= error).all()
 
 
 def deep() -> NativeNetwork:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from rounding import EXP_UNITS, gamma
 
 from slimctr.native.scores import probabilities, sigmoid
 
@@ -14,7 +15,8 @@ def test_probabilities_are_those_of_the_formula() -> None:
     found, is_finite = probabilities(logits)
     assert is_finite
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=3e-7, atol=1e-38)
+    smallest = np.finfo(np.float32).smallest_normal
+    np.testing.assert_allclose(found, expected, rtol=gamma(EXP_UNITS), atol=smallest)
     np.testing.assert_array_equal(sigmoid(logits), found)
 
 

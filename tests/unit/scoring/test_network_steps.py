@@ -5,6 +5,7 @@ import onnx
 import pytest
 from artifacts import OPSET, onnx_model
 from onnx import helper
+from rounding import assert_same_logits, graph_logits
 
 from slimctr.errors import EngineError
 from slimctr.native.network import NativeNetwork, runs_here
@@ -145,10 +146,11 @@ def file_of(graph) -> bytes:
 def test_what_is_read_scores_as_in_onnx_runtime(name):
     data = file_of(READ[name])
     stored = np.random.default_rng(6).normal(size=(101, WIDTH)).astype(np.float32)
-    expected = OnnxSession(data, WIDTH).run(stored)
-    assert expected.std() > 0.1
+    exact, error = graph_logits(data, stored)
+    assert exact.std() > 0.1
+    assert_same_logits(OnnxSession(data, WIDTH).run(stored), exact, error, "ONNX Runtime")
     logits = NativeNetwork(read_steps(data, "stored", WIDTH, "logit"), WIDTH).run(stored)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert_same_logits(logits, exact, error, "kernel")
 
 
 @pytest.mark.parametrize("name", UNREAD)

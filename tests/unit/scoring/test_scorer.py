@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from artifacts import SCHEMA, build_artifact, raw_rows
+from rounding import assert_same_logits, graph_logits
 
 from slimctr.errors import EngineError, UnknownField
 from slimctr.features import EncodedBatch
@@ -33,8 +34,16 @@ def batch_of(scorer, rows=200) -> EncodedBatch:
     return scorer.encoder.encode_rows(raw_rows(rows, seed=5))
 
 
-def test_golden_rows(scorer):
-    assert 0 <= scorer.check_golden() < 1e-5
+def exact_logits_of(scorer, versions, batch):
+    """The logits of a batch in float64 and how far float32 ones may be."""
+    return graph_logits((versions[scorer.manifest.model] / "network.onnx").read_bytes(), scorer.lookup(batch))
+
+
+def test_golden_rows(scorer, versions):
+    exact, error = exact_logits_of(scorer, versions, scorer.golden.batch)
+    assert_same_logits(scorer.golden.logits, exact, error, "stored logits")
+    assert_same_logits(scorer.logits(scorer.golden.batch), exact, error)
+    assert 0 <= scorer.check_golden() <= 2 * error.max()
 
 
 def test_logits_are_network_of_lookup(scorer):
@@ -47,11 +56,15 @@ def test_logits_are_network_of_lookup(scorer):
     np.testing.assert_array_equal(logits, scorer.run_network(stored))
 
 
-def test_rows_score_the_same_alone_and_together(scorer):
+def test_rows_score_the_same_alone_and_together(scorer, versions):
     batch = batch_of(scorer)
     together = scorer.logits(batch)
     alone = np.concatenate([scorer.logits(batch.slice(row, row + 1)) for row in range(len(batch))])
-    np.testing.assert_allclose(alone, together, atol=1e-5)
+    if scorer.runtime == "native":  # what the kernel promises; ONNX Runtime does not
+        np.testing.assert_array_equal(alone, together)
+    exact, error = exact_logits_of(scorer, versions, batch)
+    assert_same_logits(alone, exact, error, "alone")
+    assert_same_logits(together, exact, error, "together")
     np.testing.assert_array_equal(scorer.lookup(batch.slice(3, 4)), scorer.lookup(batch)[3:4])
 
 
@@ -176,7 +189,9 @@ def test_more_threads_than_one_use_onnx_runtime_and_score_the_same(versions):
     assert (one.runtime, two.runtime) == ("native" if runs_here() else "onnxruntime", "onnxruntime")
     assert one.check_golden() <= one.manifest.parity_atol
     assert two.check_golden() <= two.manifest.parity_atol
-    np.testing.assert_allclose(one.logits(batch_of(one)), two.logits(batch_of(two)), rtol=1e-5, atol=1e-5)
+    exact, error = exact_logits_of(one, versions, batch_of(one))
+    assert_same_logits(one.logits(batch_of(one)), exact, error)
+    assert_same_logits(two.logits(batch_of(two)), exact, error)
 
 
 def test_a_scoring_process_loads_no_training_library(versions):
