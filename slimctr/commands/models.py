@@ -144,9 +144,11 @@ def verify(
                 unchecked.append("not sealed (--seal does it)")
             if GOLDEN_VALUES_FILE not in artifact.manifest.files:
                 unchecked.append("without golden values (publish again to have them)")
-        except (StoreError, EngineError) as problem:
+        except Exception as problem:  # whatever a damaged version provokes, the others are verified
             failures += 1
-            typer.echo(f"{name}@{version}: FAILED: {' '.join(str(problem).split())}")
+            expected = isinstance(problem, StoreError | EngineError | OSError)
+            kind = "" if expected else f"{type(problem).__name__}: "
+            typer.echo(f"{name}@{version}: FAILED: {kind}{' '.join(str(problem).split())}")
         else:
             typer.echo("; ".join([f"{name}@{version}: ok, golden rows within {difference:.2g}", *unchecked]))
     if failures:

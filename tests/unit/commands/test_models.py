@@ -1,14 +1,19 @@
 """`slimctr models`: what each command prints and changes."""
 
+import hashlib
 import json
 import os
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from artifacts import build_artifact
 from typer.testing import CliRunner
 
 from model_store.errors import Conflict, NotFound, StoreError
 from model_store.store import ModelStore
+from model_store.tensors import map_tensors, write_tensors
 from slimctr.commands.models import app, list_models
 
 
@@ -91,3 +96,65 @@ def test_remove(run, root):
     assert ModelStore(root).versions("ctr") == [1, 2]
     assert "ctr@2 removed" in run("remove", "ctr@2", "--yes")
     assert ModelStore(root).versions("ctr") == [1]
+
+
+OLD = Path(__file__).parents[2] / "golden" / "v1"
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A store with the version that was published before seals and golden values existed."""
+    number = json.loads((OLD / "manifest.json").read_text())["version"]
+    shutil.copytree(OLD, tmp_path / "models" / "golden" / number)
+    for path in (tmp_path / "models").rglob("*.*"):
+        path.chmod(0o644)
+    return tmp_path / "models" / "golden" / number
+
+
+def verify_old(old, status):
+    result = CliRunner().invoke(app, ["verify", "--store", str(old.parents[1])], env={"COLUMNS": "1000"})
+    assert result.exit_code == status
+    return result.output
+
+
+def test_verify_says_what_a_version_of_before_does_not_let_it_check(old):
+    output = verify_old(old, 0)
+    assert "; not sealed (--seal does it); without golden values (publish again to have them)" in output
+
+
+def repair(version):
+    document = json.loads((version / "manifest.json").read_text())
+    for name, entry in document["files"].items():
+        entry["sha256"] = hashlib.sha256((version / name).read_bytes()).hexdigest()
+    return document
+
+
+def test_a_rotated_vocabulary_of_a_version_of_before_is_refused(old):
+    tensors = {name: np.array(tensor) for name, tensor in map_tensors(old / "vocabulary.safetensors").items()}
+    first, last = tensors["directory"][tensors["buckets"][:2]]
+    tensors["entries"][first:last, 1] = np.roll(tensors["entries"][first:last, 1], 1)
+    write_tensors(old / "vocabulary.safetensors", tensors)
+    (old / "manifest.json").write_text(json.dumps(repair(old)))
+    assert "encoder is" in verify_old(old, 1)
+
+
+def test_edited_features_of_a_version_of_before_are_refused(old):
+    document = repair(old)
+    price = next(field for field in document["features"]["fields"] if field["name"] == "price")
+    price["bucketing"] = {"kind": "edges", "edges": [1.0, 5.0]}
+    (old / "manifest.json").write_text(json.dumps(document))
+    assert "encoder is" in verify_old(old, 1)
+
+
+def test_a_base_vocabulary_that_no_step_explains_is_refused(old):
+    document = {**repair(old), "base_vocabulary": "0" * 64, "method": []}
+    (old / "manifest.json").write_text(json.dumps(document))
+    assert "base_vocabulary is 0000000000000000…" in verify_old(old, 1)
+
+
+def test_verify_goes_on_whatever_a_version_provokes(run, monkeypatch):
+    def broken(scorer):
+        raise ZeroDivisionError("no such thing")
+
+    monkeypatch.setattr("slimctr.scoring.Scorer.check_golden", broken)
+    assert run("verify", status=1).count("FAILED: ZeroDivisionError: no such thing") == 2
