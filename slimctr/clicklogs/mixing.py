@@ -9,8 +9,8 @@ MAX_SEED = 2**32 - 1
 
 def check_seed(seed: int) -> None:
     """Raise ConfigError for a seed outside 0 to MAX_SEED."""
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed {seed} does not lie between 0 and {MAX_SEED}")
+    if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed {seed!r} does not lie between 0 and {MAX_SEED}")
 
 
 def mix64(z: np.ndarray | np.uint64) -> np.ndarray | np.uint64:

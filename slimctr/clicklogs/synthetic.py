@@ -22,6 +22,7 @@ CRITEO_CARDINALITIES = (
 
 MAX_IDS = 100_000_000
 BLOCK_ROWS = 1 << 16
+MOST_FIELDS = 1_000
 CALIBRATION_BLOCK = 2**32
 TOKEN_ROWS = 1 << 20
 WEIGHT_STREAMS = 64
@@ -50,17 +51,22 @@ class SyntheticSpec:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.rows < 1 or not 0 < self.click_rate < 1:
-            raise ConfigError("a synthetic log needs at least one row and a click rate between 0 and 1")
-        if not 0 < self.popularity < 10 or not 1 <= self.latent_dims <= 4 * (WEIGHT_STREAMS - 1):
+        sizes = self.cardinalities
+        if not isinstance(sizes, tuple) or not 1 <= len(sizes) <= MOST_FIELDS:
             raise ConfigError(
-                "a synthetic log needs a Zipf exponent between 0 and 10 and 1 to 252 latent dimensions"
+                f"cardinalities of a synthetic log are 1 to {MOST_FIELDS} numbers, got {sizes!r}"
             )
-        least = 2 * len(self.cardinalities)
-        if self.ids is not None and not least <= self.ids <= MAX_IDS:
-            raise ConfigError(
-                f"the ids of a synthetic log must number {least} to {MAX_IDS:,}, not {self.ids:,}"
-            )
+        for size in sizes:
+            _require("cardinalities", size, int, 1, MAX_IDS)
+        _require("rows", self.rows, int, 1, 10**12)
+        _require("click_rate", self.click_rate, float, 1e-6, 1 - 1e-6)
+        _require("popularity", self.popularity, float, 1e-6, 10)
+        _require("logit_std", self.logit_std, float, 0, 100)
+        _require("latent_dims", self.latent_dims, int, 1, 4 * (WEIGHT_STREAMS - 1))
+        if self.ids is not None:
+            _require("ids", self.ids, int, 2 * len(sizes), MAX_IDS)
+        if not isinstance(self.all_ids, bool):
+            raise ConfigError(f"all_ids of a synthetic log is true or false, got {self.all_ids!r}")
 
 
 class SyntheticLog:
@@ -194,6 +200,14 @@ def hex_tokens(ids: np.ndarray, field: int) -> pa.Array:
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)[nibbles]
     offsets = np.arange(0, 8 * len(ids) + 1, 8, dtype=np.int32)
     return pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(digits))
+
+
+def _require(name: str, value: object, kind: type[int] | type[float], least: float, most: float) -> None:
+    """Raise ConfigError unless a setting is a number of its kind within its bounds."""
+    fits = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if not fits or not least <= value <= most:  # type: ignore[operator]
+        told = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{name} of a synthetic log is {told} from {least:,} to {most:,}, got {value!r}")
 
 
 def _centered(values: np.ndarray) -> np.ndarray:

@@ -20,7 +20,9 @@ def compress(
         list[str] | None,
         typer.Option("--set", help="One setting as key=value; in a chain METHOD.key=value. Repeatable."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads; default: torch's choice.")
+    ] = None,
 ) -> None:
     """Make a trained or compressed model smaller, train it on briefly, and report what that cost.
 

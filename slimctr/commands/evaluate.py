@@ -20,8 +20,8 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Encoded data set, from `slimctr data prepare`.")],
     store: Annotated[Path, typer.Option(help="Root directory of the model store.")] = Path("./models"),
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
-    batch_rows: Annotated[int, typer.Option(min=1, help="Rows of one call of the engine.")] = 1024,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the network.")] = 1,
+    batch_rows: Annotated[int, typer.Option(min=1, max=2**24, help="Rows of one call of the engine.")] = 1024,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the network.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a split with a stored version, as the service would, and print its quality.

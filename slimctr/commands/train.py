@@ -22,7 +22,9 @@ def train(
         typer.Option("--set", help="One setting as key=value; stands above --config. Repeatable."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run in --out.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads; default: torch's choice.")
+    ] = None,
 ) -> None:
     """Train a click model and evaluate it on validation and test rows.
 

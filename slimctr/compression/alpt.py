@@ -1,9 +1,5 @@
 """`alpt`: training with integer codes as the only table, and a learned step for every row."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from slimctr.compression.data import CompressionData
 from slimctr.compression.low_precision.integer_method import (
     IntegerSettings,
@@ -11,7 +7,7 @@ from slimctr.compression.low_precision.integer_method import (
     train_integer_tables,
 )
 from slimctr.compression.low_precision.start import low_precision_objection
-from slimctr.compression.method import Outcome, method
+from slimctr.compression.method import Outcome, Rate, method
 from slimctr.compression.whitening import whitened
 from slimctr.networks import CtrModel
 
@@ -19,8 +15,8 @@ from slimctr.networks import CtrModel
 class AlptSettings(IntegerSettings):
     """Adds where the steps start (None: 2 mean|w| / sqrt(2^(bits-1)) of their table) and how fast they learn."""
 
-    initial_step: Annotated[float, Field(gt=0)] | None = None
-    step_learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    initial_step: Rate | None = None
+    step_learning_rate: Rate = 2e-5
 
 
 @method("alpt", AlptSettings, low_precision_objection)

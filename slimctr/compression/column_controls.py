@@ -26,7 +26,7 @@ class MagnitudeSettings(ColumnSettings):
 class RandomColumnsSettings(ColumnSettings):
     """Adds which of the random draws to take."""
 
-    draw: Annotated[int, Field(ge=0)] = 0
+    draw: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
 
 @method("magnitude", MagnitudeSettings, columns_objection)

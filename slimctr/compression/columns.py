@@ -10,7 +10,7 @@ from torch import nn
 from slimctr.compression.column_masks import ColumnBudget, Cost, Mask
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import model_of, with_parts
-from slimctr.compression.method import Settings, not_float
+from slimctr.compression.method import ExtraEpochs, Settings, not_float
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ExpandSpec, ModelSpec, TableSpec, build_model, scatter_matrix
 
@@ -22,7 +22,7 @@ STATISTICS_BATCHES = 500
 class ColumnSettings(Settings):
     """Settings of every method that takes columns from tables; docs/compression.md describes each."""
 
-    epochs: Annotated[int, Field(ge=0)] = 2
+    epochs: ExtraEpochs = 2
     budget_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
     cost: Cost = "bytes"
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import output_pca_layer, shifted_above_zero
 from slimctr.compression.low_rank import LowRankSettings, factor_model, layer_ranks, low_rank_objection
-from slimctr.compression.method import Outcome, method
+from slimctr.compression.method import Count, Outcome, method
 from slimctr.compression.principal import Moments
 from slimctr.networks import CtrModel
 from slimctr.training import Batch
@@ -22,7 +21,7 @@ class FeaturePcaSettings(LowRankSettings):
     """Adds how an inserted ReLU starts, and how many training rows the layer statistics read (None: all)."""
 
     relu_init: Literal["shift", "afm"] = "shift"
-    statistics_rows: Annotated[int, Field(ge=1)] | None = None
+    statistics_rows: Count | None = None
 
 
 @method("feature_pca", FeaturePcaSettings, low_rank_objection, takes_mapped=True)

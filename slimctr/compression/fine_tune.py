@@ -1,19 +1,16 @@
 """`fine_tune`: nothing but more training, the control of every method that trains after compressing."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import model_of
 from slimctr.compression.method import Outcome, Settings, method
 from slimctr.networks import CtrModel, ModelSpec
+from slimctr.training.config import Epochs
 
 
 class FineTuneSettings(Settings):
     """Epochs and learning rate and imitation, as every method has them."""
 
-    epochs: Annotated[int, Field(ge=1)] = 2
+    epochs: Epochs = 2
 
 
 def fine_tune_objection(spec: ModelSpec, config: FineTuneSettings) -> str | None:

@@ -12,7 +12,7 @@ from slimctr.compression.low_precision.start import (
     low_precision_objection,
     with_tables,
 )
-from slimctr.compression.method import Outcome, method
+from slimctr.compression.method import Outcome, Rate, method
 from slimctr.compression.mixed_precision.groups import rows_within
 from slimctr.compression.mixed_precision.quantizers import ScaleScope, offset_columns, start_quantizers
 from slimctr.compression.mixed_precision.retraining import Widths, retrain_at, start_rows
@@ -23,7 +23,7 @@ class FrequencyRuleSettings(LowPrecisionSettings):
     """How many rows stay: by the mean bits over all rows, or as a share of the rows."""
 
     bits: Annotated[int, Field(ge=1, le=8)] = 6
-    mean_bits: Annotated[float, Field(gt=0)] | None = None
+    mean_bits: Rate | None = None
     kept_share: Annotated[float, Field(gt=0, le=1)] | None = None
     scale_scope: ScaleScope = "all"
     zero_rows: ZeroRows = "keyed"

@@ -18,7 +18,7 @@ from slimctr.compression.columns import (
 )
 from slimctr.compression.data import CompressionData
 from slimctr.compression.mask_search import Mode, SearchPlan, search_columns
-from slimctr.compression.method import Outcome, method
+from slimctr.compression.method import Count, ExtraEpochs, Outcome, Rate, Weight, method
 from slimctr.compression.orthogonality import Rows, regularity
 from slimctr.networks import CtrModel, ModelSpec
 from slimctr.training import TrainConfig, fit
@@ -34,15 +34,15 @@ class HamSettings(ColumnSettings):
     `epochs` and `learning_rate_factor` None: what is usual for `retrain`.
     """
 
-    epochs: Annotated[int, Field(ge=0)] | None = None
-    learning_rate_factor: Annotated[float, Field(gt=0)] | None = None
-    orthogonality: Annotated[float, Field(ge=0)] = 1e-3
+    epochs: ExtraEpochs | None = None
+    learning_rate_factor: Rate | None = None
+    orthogonality: Weight = 1e-3
     orthogonality_rows: Rows = "batch"
     mode: Mode = "frozen"
-    mask_rate: Annotated[float, Field(gt=0)] = 1.0
-    price_rate: Annotated[float, Field(gt=0)] = 1e-3
-    search_batch_rows: Annotated[int, Field(ge=100)] = 10_000
-    search_steps: Annotated[int, Field(ge=1)] | None = None
+    mask_rate: Rate = 1.0
+    price_rate: Rate = 1e-3
+    search_batch_rows: Annotated[int, Field(ge=100, le=2**31 - 1)] = 10_000
+    search_steps: Count | None = None
     alignment: Alignment = "scatter"
     retrain: Literal["inherit", "fresh"] = "inherit"
 

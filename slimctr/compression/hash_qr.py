@@ -14,7 +14,7 @@ from slimctr.networks import CtrModel, ModelSpec, TableSpec, build_model
 class HashQrSettings(FromScratchSettings):
     """The divisor of row numbers, and how the two rows are combined."""
 
-    divisor: Annotated[int, Field(ge=2)] = 2
+    divisor: Annotated[int, Field(ge=2, le=2**31 - 1)] = 2
     combine: Literal["sum", "product"] = "sum"
 
 

@@ -18,7 +18,7 @@ from slimctr.compression.factors import (
     table_axes,
     table_pays,
 )
-from slimctr.compression.method import Outcome, Settings, not_float
+from slimctr.compression.method import Count, ExtraEpochs, Outcome, Settings, not_float
 from slimctr.compression.principal import energy_rank, greedy_ranks
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ModelSpec
@@ -29,9 +29,9 @@ RANK_SHARE = 0.16
 class LowRankSettings(Settings):
     """Settings of `svd` and `feature_pca`; docs/compression.md describes every one."""
 
-    epochs: Annotated[int, Field(ge=0)] = 2
+    epochs: ExtraEpochs = 2
     tables: bool = True
-    table_rank: Annotated[int, Field(ge=1)] | None = None
+    table_rank: Count | None = None
     rank_policy: Literal["uniform", "energy", "greedy"] = "uniform"
     energy: Annotated[float, Field(gt=0, le=1)] = 0.95
     table_budget: Annotated[float, Field(gt=0, lt=1)] = 0.25

@@ -10,7 +10,7 @@ from pydantic import Field
 from slimctr.compression.columns import estimate_batch_norm
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import model_of, with_parts
-from slimctr.compression.method import Outcome, Settings, method, not_float
+from slimctr.compression.method import ExtraEpochs, Outcome, Settings, method, not_float
 from slimctr.errors import CompressionError
 from slimctr.native.masked import index_bytes
 from slimctr.networks import CtrModel, MaskedTable, ModelSpec, TableSpec
@@ -19,7 +19,7 @@ from slimctr.networks import CtrModel, MaskedTable, ModelSpec, TableSpec
 class MagnitudeElementsSettings(Settings):
     """Bytes of the embedding tables that may stay, masks and offsets included, and the bits of a kept value."""
 
-    epochs: Annotated[int, Field(ge=0)] = 2
+    epochs: ExtraEpochs = 2
     budget_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
     value_bits: Literal[16, 32] = 32
 

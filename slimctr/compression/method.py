@@ -11,6 +11,13 @@ from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ModelSpec
 from slimctr.networks.params import nearest
 from slimctr.training import EpochRecord, TrainConfig
+from slimctr.training.config import Epochs
+
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+ExtraEpochs = Annotated[int, Field(ge=0, le=1_000_000)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""What numbers of a setting may be. The ends keep products of them finite in float32."""
 
 
 class Settings(BaseModel):
@@ -23,10 +30,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    epochs: Annotated[int, Field(ge=0)]
-    learning_rate_factor: Annotated[float, Field(gt=0)] = 0.1
+    epochs: ExtraEpochs
+    learning_rate_factor: Rate = 0.1
     train_codes: bool = True
-    kd_weight: Annotated[float, Field(ge=0)] = 0.0
+    kd_weight: Weight = 0.0
 
     @model_validator(mode="after")
     def _imitation_takes_epochs(self) -> Self:
@@ -51,8 +58,8 @@ class FromScratchSettings(Settings):
     `epochs` and `learning_rate_factor` None: those of the run.
     """
 
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    learning_rate_factor: Annotated[float, Field(gt=0)] | None = None
+    epochs: Epochs | None = None
+    learning_rate_factor: Rate | None = None
 
     @model_validator(mode="after")
     def _initial_weights_are_trained(self) -> Self:
@@ -103,7 +110,7 @@ class Method:
         for name in settings:
             if name not in self.config.model_fields:
                 raise CompressionError(
-                    f"method '{self.name}' has no setting '{name}'{nearest(name, self.config.model_fields)}; "
+                    f"method '{self.name}' has no setting {name!r}{nearest(name, self.config.model_fields)}; "
                     f"it has {', '.join(self.config.model_fields)}"
                 )
         try:
@@ -166,7 +173,7 @@ def find_method(name: str) -> Method:
     """Return the method `name`. Raises CompressionError with the nearest known name."""
     if name not in METHODS:
         raise CompressionError(
-            f"unknown compression method '{name}'{nearest(name, METHODS)}; "
+            f"unknown compression method {name!r}{nearest(name, METHODS)}; "
             f"known: {', '.join(sorted(METHODS))}"
         )
     return METHODS[name]

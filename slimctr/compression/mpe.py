@@ -14,7 +14,7 @@ from slimctr.compression.low_precision.start import (
     low_precision_objection,
     with_tables,
 )
-from slimctr.compression.method import Outcome, method
+from slimctr.compression.method import Outcome, Rate, Weight, method
 from slimctr.compression.mixed_precision.groups import (
     FrequencyGroups,
     Selection,
@@ -25,6 +25,7 @@ from slimctr.compression.mixed_precision.quantizers import ScaleScope, offset_co
 from slimctr.compression.mixed_precision.retraining import Widths, retrain_at, start_rows
 from slimctr.networks import CtrModel, FloatTable, ModelSpec, ZeroRows
 from slimctr.networks.mixed_training import SearchTable, WidthChoice
+from slimctr.training.config import Epochs
 
 MOST_BITS = 6
 
@@ -33,13 +34,13 @@ class MpeSettings(LowPrecisionSettings):
     """How precision is searched and what dropped values read; docs/compression.md describes each setting."""
 
     groups: Annotated[int, Field(ge=1, le=32_767)] = 128
-    temperature: Annotated[float, Field(gt=0)] = 3e-3
-    precision_cost: Annotated[float, Field(ge=0)] = 1e-5
+    temperature: Rate = 3e-3
+    precision_cost: Weight = 1e-5
     select: Selection = "threshold"
     rewind: bool = True
     scale_scope: ScaleScope = "all"
     zero_rows: ZeroRows = "keyed"
-    search_epochs: Annotated[int, Field(ge=1)] | None = None
+    search_epochs: Epochs | None = None
 
     def search_settings(self) -> "MpeSettings":
         """Return the settings of the search stage."""

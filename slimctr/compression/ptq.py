@@ -1,14 +1,13 @@
 """`ptq`: quantization of trained tables without training."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import model_of, with_parts
-from slimctr.compression.method import Outcome, Settings, method, not_float
+from slimctr.compression.method import ExtraEpochs, Outcome, Settings, method, not_float
 from slimctr.compression.quantization import ColumnCodes, RowCodes, quantize_columns, quantize_rows
 from slimctr.compression.row_dropping import table_counts
 from slimctr.compression.whitening import whitened
@@ -22,7 +21,7 @@ class PtqSettings(Settings):
     `low_rank_scale=row` gives low-rank codes, whitened, a step per row instead of one per column.
     """
 
-    epochs: Annotated[int, Field(ge=0)] = 0
+    epochs: ExtraEpochs = 0
     bits: Literal[2, 4, 8] = 8
     wide_bits: Literal[8, 32] = 8
     low_rank_scale: Literal["column", "row"] = "column"

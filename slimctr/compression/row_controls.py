@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from slimctr.compression.data import CompressionData
-from slimctr.compression.method import Outcome, Settings, method, not_float
+from slimctr.compression.method import ExtraEpochs, Outcome, Settings, method, not_float
 from slimctr.compression.row_dropping import drop_rows, droppable_fields, stored_order
 from slimctr.networks import CtrModel, ModelSpec, ZeroRows
 
@@ -15,7 +15,7 @@ from slimctr.networks import CtrModel, ModelSpec, ZeroRows
 class RowSettings(Settings):
     """Share of the rows of all tables that stay, and what the others read."""
 
-    epochs: Annotated[int, Field(ge=0)] = 2
+    epochs: ExtraEpochs = 2
     kept_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     zero_rows: ZeroRows = "keyed"
 
@@ -27,7 +27,7 @@ class MagnitudeRowsSettings(RowSettings):
 class RandomRowsSettings(RowSettings):
     """Adds the number of the draw."""
 
-    draw: Annotated[int, Field(ge=0)] = 1
+    draw: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
 
 
 def rows_objection(spec: ModelSpec, config: RowSettings) -> str | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from slimctr.compression.data import CompressionData
-from slimctr.compression.method import FromScratchSettings, Outcome, method
+from slimctr.compression.method import Count, FromScratchSettings, Outcome, method
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ModelSpec
 from slimctr.training import initial_model
@@ -14,7 +14,7 @@ from slimctr.training import initial_model
 class SmallDimSettings(FromScratchSettings):
     """One width for all fields: `dim`, or None for the largest that takes `budget_ratio` of the table bytes."""
 
-    dim: Annotated[int, Field(ge=1)] | None = None
+    dim: Count | None = None
     budget_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 

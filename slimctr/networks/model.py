@@ -135,15 +135,15 @@ def network_params(network: str, params: dict[str, Any]) -> MlpParams:
     """Check the settings of a network and fill in its defaults; raises ConfigError with the nearest name."""
     if network not in NETWORKS:
         raise ConfigError(
-            f"unknown network '{network}'{nearest(network, NETWORKS)}; known: {', '.join(NETWORKS)}"
+            f"unknown network {network!r}{nearest(network, NETWORKS)}; known: {', '.join(NETWORKS)}"
         )
     params_type = NETWORKS[network].Params
     for name in params:
         if name not in params_type.model_fields:
             known = params_type.model_fields
             raise ConfigError(
-                f"network '{network}' has no setting '{name}'{nearest(name, known)}; "
-                f"it has {', '.join(known)}"
+                f"params of network '{network}' have no setting {name!r}{nearest(name, known)}; "
+                f"they have {', '.join(known)}"
             )
     try:
         return params_type(**params)

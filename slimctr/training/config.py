@@ -52,7 +52,7 @@ class TrainConfig(BaseModel):
         for layer in layers:
             for key, value in layer.items():
                 if key not in cls.model_fields:
-                    raise ConfigError(f"unknown training setting '{key}'{nearest(key, cls.model_fields)}")
+                    raise ConfigError(f"unknown training setting {key!r}{nearest(key, cls.model_fields)}")
                 both_nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
                 merged[key] = {**merged[key], **value} if both_nested else value
         try:

@@ -191,6 +191,6 @@ def _group_column(config: TrainConfig, schema: FeatureSchema) -> int | None:
     single = [schema.names[position] for position in schema.single]
     if config.gauc_field not in single:
         raise ConfigError(
-            f"gauc_field '{config.gauc_field}' is no single-valued field; choose from {', '.join(single)}"
+            f"gauc_field {config.gauc_field!r} is no single-valued field; choose from {', '.join(single)}"
         )
     return single.index(config.gauc_field)

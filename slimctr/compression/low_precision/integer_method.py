@@ -1,10 +1,9 @@
 """What `lpt` and `alpt` share: settings, and the way from a run to trained and stored integer tables."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 
 from slimctr.compression.data import CompressionData
 from slimctr.compression.low_precision.integer_training import IntegerTraining, RowLearning
@@ -22,7 +21,7 @@ from slimctr.compression.low_precision.stored import (
     stored_integer_table,
     stored_wide_table,
 )
-from slimctr.compression.method import Outcome
+from slimctr.compression.method import Outcome, Rate
 from slimctr.networks import CtrModel
 from slimctr.networks.integer_table import StepScope
 from slimctr.training.job import set_untrained_oov_rows
@@ -34,7 +33,7 @@ class IntegerSettings(LowPrecisionSettings):
     bits: Literal[2, 4, 8, 16] = 8
     rounding: Rounding = "stochastic"
     row_optimizer: RowOptimizerName = "adam"
-    row_rate_factor: Annotated[float, Field(gt=0)] = 1.0
+    row_rate_factor: Rate = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,16 @@
 """Where low-precision training starts: settings all its methods have, values of the rows, the network around."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from slimctr.compression.factors import with_parts
 from slimctr.compression.low_precision.integer_training import step_floor
 from slimctr.compression.low_precision.rounding import Rounder
-from slimctr.compression.method import Settings, not_float
+from slimctr.compression.method import Rate, Settings, not_float
 from slimctr.networks import (
     CtrModel,
     FloatTable,
@@ -24,6 +23,7 @@ from slimctr.networks import (
 from slimctr.networks.integer_table import IntegerTable, StepScope
 from slimctr.networks.tables import build_table
 from slimctr.training import TrainConfig
+from slimctr.training.config import Epochs
 
 BLOCK_ROWS = 65_536
 
@@ -37,11 +37,11 @@ class LowPrecisionSettings(Settings):
     like the fine-tuning of other methods. `epochs` and `learning_rate_factor` follow from it when not given.
     """
 
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    learning_rate_factor: Annotated[float, Field(gt=0)] | None = None
+    epochs: Epochs | None = None
+    learning_rate_factor: Rate | None = None
     train_codes: Literal[True] = True
     start: Literal["fresh", "trained"] = "fresh"
-    initial_deviation: Annotated[float, Field(gt=0)] = 0.003
+    initial_deviation: Rate = 0.003
     wide_bits: Literal[8, 32] = 8
 
     def retraining(self, config: TrainConfig) -> None:

@@ -123,12 +123,12 @@ def test_every_value_covers_what_is_drawn():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rows": 0}, "at least one row"),
-        ({"click_rate": 1.0}, "click rate"),
-        ({"popularity": 0.0}, "Zipf exponent"),
-        ({"latent_dims": 0}, "latent dimensions"),
-        ({"ids": 51}, "52 to 100,000,000, not 51"),
-        ({"ids": MAX_IDS + 1}, "100,000,001"),
+        ({"rows": 0}, "rows .* from 1 to .*, got 0"),
+        ({"click_rate": 1.0}, "click_rate .*, got 1.0"),
+        ({"popularity": 0.0}, "popularity .*, got 0.0"),
+        ({"latent_dims": 0}, "latent_dims .* from 1 to 252, got 0"),
+        ({"ids": 51}, "52 to 100,000,000, got 51"),
+        ({"ids": MAX_IDS + 1}, "got 100000001"),
         ({"seed": -1}, "seed -1"),
     ],
 )

@@ -145,7 +145,7 @@ def test_tables_start_small():
     [
         ("deepfn", {}, "unknown network 'deepfn' .did you mean 'deepfm'"),
         ("dnn", {"droput": 0.1}, "no setting 'droput' .did you mean 'dropout'"),
-        ("dnn", {"cross_layers": 2}, "network 'dnn' has no setting 'cross_layers'"),
+        ("dnn", {"cross_layers": 2}, "params of network 'dnn' have no setting 'cross_layers'"),
         ("dnn", {"dropout": 1.5}, "setting 'dropout' of network 'dnn'.*1.5"),
         ("dnn", {"hidden": []}, "setting 'hidden'"),
         ("dcn", {"cross_layers": "many"}, "setting 'cross_layers'"),
