@@ -11,7 +11,15 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from model_store.errors import IntegrityError, InvalidName, ManifestError
+from model_store.errors import (
+    Absence,
+    IntegrityError,
+    InvalidName,
+    ManifestError,
+    MissingFile,
+    MissingManifest,
+)
+from model_store.file_states import FileState
 from model_store.manifest import SCHEMA_VERSION, Manifest
 from model_store.names import FILE, MANIFEST_FILE
 from model_store.pacing import is_paced, pause
@@ -35,15 +43,22 @@ _PACED_HASH_BYTES = 256 * 1024
 class Artifact:
     """A verified version: files keep the handles that were hashed until `close`, maps live on after it.
 
-    `is_sealed` says whether a seal beside the folder vouches for the manifest, too.
+    `is_sealed` says whether a seal beside the folder vouches for the manifest, too; `states` are those of the files
+    when they were opened.
     """
 
     def __init__(
-        self, directory: Path, manifest: Manifest, files: dict[str, BufferedReader], is_sealed: bool
+        self,
+        directory: Path,
+        manifest: Manifest,
+        files: dict[str, BufferedReader],
+        is_sealed: bool,
+        states: dict[str, FileState],
     ) -> None:
         self.directory = directory
         self.manifest = manifest
         self.is_sealed = is_sealed
+        self.states = states
         self._files = files
 
     def tensors(self, name: str) -> dict[str, Array]:
@@ -80,19 +95,22 @@ def open_artifact(directory: Path, identity: tuple[str, int] | None = None) -> A
     """Open `directory` and check that it holds exactly what its manifest lists, byte for byte.
 
     Raises ManifestError for a manifest that is not well-formed; IntegrityError for one that is not of the model and
-    version `identity` or not the one that was sealed, and for a missing, extra, altered or special file.
+    version `identity` or not the one that was sealed, and for a missing, extra, altered or special file. The error is
+    an Absence, too, where a file is missing or short, such as that of a version which is being copied.
     """
     manifest, is_sealed = read_manifest(directory, identity)
     check_file_set(directory, manifest.files)
     files: dict[str, BufferedReader] = {}
+    states: dict[str, FileState] = {}
     try:
         for name, entry in manifest.files.items():
             files[name] = open_regular(directory / name)
-            size = os.fstat(files[name].fileno()).st_size
+            states[name] = FileState.of(os.fstat(files[name].fileno()))
+            size = states[name].size
             if size != entry.bytes:
-                raise IntegrityError(
-                    f"{directory / name}: {size} bytes where the manifest says {entry.bytes}"
-                )
+                kind = MissingFile if size < entry.bytes else IntegrityError
+                raise kind(f"{directory / name}: {size} bytes where the manifest says {entry.bytes}")
+        for name, entry in manifest.files.items():
             digest = sha256(files[name])
             if digest != entry.sha256:
                 raise IntegrityError(
@@ -103,7 +121,7 @@ def open_artifact(directory: Path, identity: tuple[str, int] | None = None) -> A
         for file in files.values():
             file.close()
         raise
-    return Artifact(directory, manifest, files, is_sealed)
+    return Artifact(directory, manifest, files, is_sealed, states)
 
 
 def sha256(file: BufferedReader, prefix: bytes = b"") -> str:
@@ -131,7 +149,8 @@ def read_manifest(directory: Path, identity: tuple[str, int] | None = None) -> t
         with open_regular(directory / MANIFEST_FILE) as file:
             data = file.read(_MAX_MANIFEST_BYTES + 1)
     except IntegrityError as problem:
-        raise ManifestError(f"{directory}: {problem}") from None
+        kind = MissingManifest if isinstance(problem, Absence) else ManifestError
+        raise kind(f"{directory}: {problem}") from None
     manifest = parse_manifest(data, str(directory / MANIFEST_FILE))
     if identity is not None and (manifest.model, manifest.version) != (identity[0], str(identity[1])):
         raise IntegrityError(
@@ -176,9 +195,10 @@ def check_file_set(directory: Path, listed: Iterable[str]) -> None:
     try:
         present = {entry.name for entry in os.scandir(directory)} - {MANIFEST_FILE}
     except OSError as problem:
-        raise IntegrityError(f"{directory}: cannot be listed ({problem.strerror})") from None
+        raise MissingFile(f"{directory}: cannot be listed ({problem.strerror})") from None
     expected = set(listed)
     if present != expected:
         fault = [f"missing {name}" for name in sorted(expected - present)]
         fault += [f"not in the manifest: {name}" for name in sorted(present - expected)]
-        raise IntegrityError(f"{directory}: {'; '.join(fault)}")
+        kind = MissingFile if expected - present else IntegrityError
+        raise kind(f"{directory}: {'; '.join(fault)}")

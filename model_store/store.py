@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model_store.artifact import Artifact, open_artifact, parse_manifest, read_manifest
 from model_store.errors import Conflict, NotFound, StoreError
+from model_store.file_states import FileState, file_states
 from model_store.labels import Labels, parse_labels
 from model_store.manifest import Draft, FileEntry, Manifest
 from model_store.names import FILE, LABEL, LABELS_FILE, MANIFEST_FILE, MODEL, VERSION
@@ -67,6 +68,13 @@ class ModelStore:
     def open(self, model: str, version: int) -> Artifact:
         """Open a version and hash every file; raise NotFound, IntegrityError or ManifestError."""
         return open_artifact(self.path(model, version).resolve(), (model, version))
+
+    def file_states(self, model: str, version: int) -> dict[str, FileState]:
+        """Return the states of the files of a version and of its seal, nothing when it is not there."""
+        try:
+            return file_states(self.path(model, version).resolve())
+        except (StoreError, OSError):
+            return {}
 
     def seal(self, model: str, version: int) -> None:
         """Write the seal of a version that has none; raise as `open` does, after which nothing is sealed."""

@@ -1,5 +1,6 @@
 """Tensor files: written by the safetensors library, read strictly as arrays over one read-only map."""
 
+import errno
 import mmap
 import os
 import stat
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from model_store.errors import IntegrityError
+from model_store.errors import IntegrityError, MissingFile
 from model_store.pacing import STEPS_PER_PAUSE, pause
 from model_store.strict_json import parse_object
 
@@ -104,12 +105,13 @@ def map_open_tensors(file: BufferedReader, name: str) -> dict[str, Array]:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading; raise IntegrityError for a link or anything else."""
+    """Open a regular file for reading; raise IntegrityError for a link or anything else, MissingFile without."""
     try:
         # O_NONBLOCK: opening a pipe must refuse, not wait for a writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as problem:
-        raise IntegrityError(f"{path.name}: not a readable regular file ({problem.strerror})") from None
+        kind = IntegrityError if problem.errno == errno.ELOOP else MissingFile
+        raise kind(f"{path.name}: not a readable regular file ({problem.strerror})") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise IntegrityError(f"{path.name}: is not a regular file")

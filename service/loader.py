@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from model_store.errors import IntegrityError, ManifestError, StoreError
+from model_store.file_states import FileState
 from model_store.pacing import paced, pause
 from model_store.store import ModelStore
 from service.ahead import Ahead, Key, Verified, verify
@@ -65,8 +67,10 @@ class Loader:
         """
         rest = REST if beside_traffic else 0.0
         error: Exception | None = None
+        opened: Opened | None = None
         try:
             opened = await self._in_thread(partial(self._open, version, rest))
+            version.loaded_files = opened.files
             version.serving = self._serving(version, opened)
             version.counts = FieldCounts(len(opened.scorer.encoder.schema.fields))
             version.memory_bytes = await asyncio.to_thread(memory_bytes, version.serving, rest)
@@ -82,16 +86,28 @@ class Loader:
                 self._warn_unsealed(version)
         except Exception as caught:  # whatever a damaged artifact provokes, the others keep serving
             error = caught
-            version.state = State.UNAVAILABLE
-            version.reason = str(error)
+            if opened is not None:
+                await self._let_go(version, opened)
+                opened = None
+            version.refuse(error)
             self._model_metrics.failed(version)
-            expected = isinstance(error, StoreError | SlimctrError)
+            expected = isinstance(error, StoreError | SlimctrError | OSError)
             logger.error(
                 "version refused",
-                extra={"model": version.model, "version": version.number, "detail": str(error)},
+                extra={"model": version.model, "version": version.number, "detail": version.reason},
                 exc_info=None if expected else error,
             )
+            _clear_frames(error)
         self._metrics.model_loads_total.labels(version.model, load_result(error)).inc()
+
+    def take_out(self, version: Version, damage: str) -> None:
+        """Show and log that a version that was READY serves no more."""
+        version.refuse(IntegrityError(f"taken out of service: {damage}"))
+        self._model_metrics.failed(version)
+        logger.error(
+            "version taken out",
+            extra={"model": version.model, "version": version.number, "detail": version.reason},
+        )
 
     async def unload(self, version: Version) -> None:
         """Close `version` after its last request and take it out of the metrics."""
@@ -108,6 +124,14 @@ class Loader:
             await self._in_thread(version.serving.scorer.close)
         version.serving = None
         await self._in_thread(partial(return_free_memory, KEPT_FREE_BYTES))
+
+    async def _let_go(self, version: Version, opened: "Opened") -> None:
+        """Close what was opened of a version that is refused after all, and take it out of the metrics."""
+        version.serving = version.counts = None
+        version.memory_bytes = {}
+        await self._in_thread(opened.scorer.close)
+        await self._in_thread(partial(return_free_memory, KEPT_FREE_BYTES))
+        self._metrics.forget_version(version.model, version.number)
 
     def flush_counts(self, version: Version) -> None:
         """Move the looked-up values since the last flush into the metrics."""
@@ -140,6 +164,7 @@ class Loader:
         self._thread.shutdown()
 
     def _open(self, version: Version, rest: float) -> "Opened":
+        version.tried_files = self._store.file_states(version.model, version.number)
         with paced(rest, self._ending):
             return self._open_now(version, KEPT_FREE_BYTES if rest else 0)
 
@@ -203,6 +228,7 @@ class Opened:
     scorer: Scorer
     path: Path
     is_sealed: bool
+    files: dict[str, FileState]
     inline_rows: int
     anonymous_bytes: int
     parity_max_abs_logit_diff: float
@@ -236,6 +262,7 @@ def open_version(
         scorer,
         artifact.directory,
         artifact.is_sealed,
+        artifact.states,
         inline_rows,
         max(0, anonymous_bytes() - anonymous_before),
         difference,
@@ -250,6 +277,13 @@ def open_ahead(ahead: Ahead, settings: Settings) -> None:
         if verified is not None:
             with suppress(Exception):
                 ahead.opened[key] = open_version(verified, settings, lambda state: None)
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Empty the frames that an error and its causes came through: whoever keeps the error would keep the version."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def measure_inline_rows(scorer: Scorer) -> int:

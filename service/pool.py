@@ -7,6 +7,8 @@ It runs after every look at the labels and after every finished load, so it may 
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -18,6 +20,7 @@ from service.catalog import Catalog
 from service.errors import LoadFailed, NotReady, UnknownName, VersionInUse
 from service.instruments import VersionInstruments
 from service.loader import Loader
+from service.models.watch import Found, look_at
 from service.settings import Settings
 from service.statistics import Statistics
 from service.telemetry.metrics import Metrics
@@ -46,6 +49,7 @@ class Pool:
     ) -> None:
         self.catalog = Catalog(store)
         self._settings = settings
+        self._store = store
         self._metrics = metrics
         self._loader = Loader(settings, store, metrics, compute, ahead)
         self._versions: dict[Key, Version] = {}
@@ -176,7 +180,9 @@ class Pool:
             )
         for model, label in required:
             if label not in self._routes.get(model, {}):
-                blockers.append(f"model '{model}' label '{label}' leads to no ready version yet")
+                version = self._versions.get((model, int(self._wanted_labels(model)[label])))
+                reason = f": {version.reason}" if version is not None and version.reason else ""
+                blockers.append(f"model '{model}' label '{label}' leads to no ready version yet{reason}")
         for model, number in sorted(self._bound):
             version = self._versions.get((model, number))
             if version is None or version.state not in (State.READY, State.UNAVAILABLE):
@@ -273,6 +279,7 @@ class Pool:
                 await self._look()
                 for version in self._versions.values():
                     self._loader.flush_counts(version)
+                await self._watch_files()
                 if loop.time() - self._memory_read_s >= MEMORY_REFRESH_SECONDS:
                     self._memory_read_s = loop.time()
                     await self.refresh_memory()
@@ -295,6 +302,56 @@ class Pool:
             self._looked = True
             self._loader.keep_ahead(self._wanted())
         self._reconcile()
+
+    async def _watch_files(self) -> None:
+        """Take out versions whose files were written to; try refused ones again whose time has come."""
+        for key, version in list(self._versions.items()):
+            if version.state is State.READY and version.serving is not None:
+                serving = version.serving
+                found = await asyncio.to_thread(
+                    look_at, serving.path, version.loaded_files, serving.manifest.files
+                )
+                if version.state is State.READY:
+                    self._act_on(version, found)
+            elif version.state is State.UNAVAILABLE and time.monotonic() >= version.retry_s:
+                files = await asyncio.to_thread(self._store.file_states, *key)
+                if version.may_come or files != version.tried_files:
+                    version.retry_s = math.inf  # until this try is over
+                    self._spawn(self._try_again(key, version))
+
+    def _act_on(self, version: Version, found: Found) -> None:
+        version.loaded_files = found.states
+        if found.damage:
+            self._loader.take_out(version, found.damage)
+            self._spawn(self._close(version))
+            self._reconcile()
+        elif found.replaced and not version.reason:
+            version.reason = (
+                f"{', '.join(found.replaced)}: replaced or deleted in the store after the load; what was loaded "
+                "serves on, and the next start reads what is there then"
+            )
+            logger.warning(
+                "files of a served version are gone",
+                extra={"model": version.model, "version": version.number, "detail": version.reason},
+            )
+
+    async def _try_again(self, key: Key, refused: Version) -> None:
+        """Load a refused version anew; it stays in its place until it is known how that ends."""
+        version = self._new_version(*key)
+        version.failures = refused.failures
+        async with self._loading:
+            if self._versions.get(key) is refused:
+                await self._loader.load(version, beside_traffic=self._was_ready)
+        if self._versions.get(key) is refused:
+            self._versions[key] = version
+            self._reconcile()
+        elif version.serving is not None:  # meanwhile a label moved, and the version is loaded for that
+            await self._loader.close(version)
+
+    async def _close(self, version: Version) -> None:
+        """Let go of a version that was taken out, after its last request."""
+        await version.idle.wait()
+        await self._loader.close(version)
 
     def _wanted_labels(self, model: str) -> dict[str, str]:
         if model in self._unloaded or model not in self._labels:
@@ -336,7 +393,12 @@ class Pool:
     def _move_labels(self, model: str) -> None:
         routes = self._routes.setdefault(model, {})
         targets = {label: int(number) for label, number in self._wanted_labels(model).items()}
-        for label in routes.keys() - targets.keys():
+        taken_out = {
+            label
+            for label, number in routes.items()
+            if (found := self._versions.get((model, number))) and found.state is State.UNAVAILABLE
+        }
+        for label in (routes.keys() - targets.keys()) | taken_out:
             del routes[label]
             self._metrics.move_label(model, label, None)
         for label, number in targets.items():

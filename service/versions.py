@@ -1,6 +1,7 @@
 """One model version in this process: its state, its leases and what it reports about itself."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from model_store.errors import Absence
+from model_store.file_states import FileState
 from model_store.manifest import Manifest
 from service.batching import BatchQueue
 from service.errors import NotReady
@@ -42,6 +45,9 @@ PROTOCOL_STATES = {
 }
 
 
+# Pauses between the loads of a version that is refused again and again: they double.
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 30.0
 # What a batch counted is 16 bytes a field until it is added up.
 MAX_NOTED_BATCHES = 64
 
@@ -102,7 +108,12 @@ class FieldCounts:
 
 @dataclass(eq=False)
 class Version:
-    """A version that the pool knows; `serving` is set while it is READY or finishing its last requests."""
+    """A version that the pool knows; `serving` is set while it is READY or finishing its last requests.
+
+    `loaded_files` are the states of the files that it scores with. Of a version that was refused, `tried_files` are the
+    states of its files before the load, `failures` counts loads in a row, `may_come` says that something was absent,
+    and `retry_s` is the time of `time.monotonic` before which it is not tried again.
+    """
 
     model: str
     number: int
@@ -113,11 +124,26 @@ class Version:
     serving: Serving | None = None
     counts: FieldCounts | None = None
     memory_bytes: dict[str, int] = field(default_factory=dict)
+    loaded_files: dict[str, FileState] = field(default_factory=dict)
+    tried_files: dict[str, FileState] = field(default_factory=dict)
+    failures: int = 0
+    may_come: bool = False
+    retry_s: float = 0.0
     leases: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.idle.set()
+
+    def refuse(self, error: Exception) -> None:
+        """Become UNAVAILABLE, and say when the next load is tried: what is absent may come, the rest may be mended."""
+        self.state = State.UNAVAILABLE
+        self.may_come = isinstance(error, Absence | OSError | MemoryError)
+        pause_s = min(FIRST_RETRY_S * 2**self.failures, LAST_RETRY_S)
+        self.failures += 1
+        self.retry_s = time.monotonic() + pause_s
+        when = f"in {pause_s:g} s" if self.may_come else "when its files change or a label of the model moves"
+        self.reason = f"{error}; tried again {when}"
 
     def ready(self) -> Serving:
         """Return what the version scores with; raise NotReady when it does not serve."""

@@ -1,0 +1,1 @@
+"""Loaded versions: what becomes of their files."""
