@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from slimctr.errors import ArrowError, BadValue, FeatureError
 from slimctr.features.arrow_plan import ArrowPlan, buffers_of, record_of
-from slimctr.features.arrow_stream import ArrowArray, ArrowBatch, ArrowColumn, ArrowStream
+from slimctr.features.arrow_stream import (
+    NO_PLACES,
+    TEXT_VIEWS,
+    ArrowArray,
+    ArrowBatch,
+    ArrowColumn,
+    ArrowStream,
+)
 from slimctr.features.assembly import MAX_REPEATED_KEYS, Numbers
 from slimctr.features.batch import Bag, EncodedBatch
 from slimctr.features.columns import CATEGORY, FRACTION, TOO_LARGE, missing_field
@@ -24,7 +31,7 @@ MAX_TEXT_BYTES = 2**26
 _BROKEN = {
     cells.OUTSIDE: "a buffer is shorter than the column needs",
     cells.BAD_INDEX: "an index is outside of its dictionary",
-    cells.BAD_OFFSETS: "offsets decrease or pass the end of the text",
+    cells.BAD_OFFSETS: "offsets decrease or pass the end of the text, or a view leads to no text",
 }
 
 
@@ -45,6 +52,8 @@ class _Batch:
         self._plan = plan
         self._size = stream.rows * len(schema.single)
         self._bag_keys = 0
+        self._views: list[NDArray[np.int64]] = []
+        self._views_start: dict[int, int] = {}
 
     def encode(self) -> EncodedBatch:
         rows, singles = self._stream.rows, len(self._schema.single)
@@ -54,7 +63,9 @@ class _Batch:
         counts = np.zeros((2, len(self._schema.fields)), np.int64)
         every = records[0] if len(records) == 1 else np.concatenate(records)
         table = self._vocabulary.key_table
-        refused = encode_cells(table, self._stream.data, every, out, counts, MAX_TEXT_BYTES)
+        refused = encode_cells(
+            table, self._stream.data, self._view_places(), every, out, counts, MAX_TEXT_BYTES
+        )
         if refused is not None:
             raise self._refused(every[refused[0]].view(CELLS)[0], refused[1])
         if self._plan.numbers:
@@ -80,7 +91,9 @@ class _Batch:
         out_start = start * len(self._schema.single)
         records = self._plan.cells.records(array.places, array.length, out_start, start)
         for number, column in self._plan.dictionaries:
-            _point_to_entries(records[number].view(CELLS), self._entries(batch, column), column)
+            self._point_to_entries(records[number].view(CELLS), self._entries(batch, column), column)
+        for number, column in self._plan.views:
+            self._point_to_views(records[number].view(CELLS), array, column.view)
         return records
 
     def _bag_cells(
@@ -125,7 +138,30 @@ class _Batch:
         for name, place in zip(("nulls", "indices", "offsets", "data"), buffers_of(column), strict=True):
             bags[name] = array.places[place]
         if column.dictionary is not None:
-            _point_to_entries(bags, self._entries(batch, column), column)
+            self._point_to_entries(bags, self._entries(batch, column), column)
+        elif column.values.code == TEXT_VIEWS:
+            self._point_to_views(bags, array, column.view)
+
+    def _point_to_entries(self, records: NDArray[np.void], entries: ArrowArray, column: ArrowColumn) -> None:
+        records["entries"] = entries.length
+        if column.values.buffers:
+            records["entry_nulls"] = entries.places[0]
+            records["offsets"] = entries.places[1]
+            records["data"] = entries.places[column.values.buffers - 1]
+        if column.values.code == TEXT_VIEWS:
+            self._point_to_views(records, entries, 0)
+
+    def _point_to_views(self, records: NDArray[np.void], array: ArrowArray, view: int) -> None:
+        """Set where the buffers are that column number `view` of those with views has in `array`."""
+        start = self._views_start.get(id(array))
+        if start is None:
+            start = self._views_start[id(array)] = sum(map(len, self._views))
+            self._views.append(array.view_places)
+        records["views_start"] = start + array.view_starts[view]
+        records["views"] = array.view_starts[view + 1] - array.view_starts[view]
+
+    def _view_places(self) -> NDArray[np.int64]:
+        return np.concatenate([NO_PLACES, *self._views]) if self._views else NO_PLACES
 
     def _encode_numbers(self, out: NDArray[np.int32], counts: NDArray[np.int64]) -> None:
         singles = {position: column for column, position in enumerate(self._schema.single)}
@@ -180,7 +216,9 @@ class _Batch:
             raise ArrowError(
                 f"column '{column.name}': its dictionary {column.dictionary} is not in the stream"
             )
-        if len(entries.nodes) != 1 or len(entries.places) != column.values.buffers + 1:
+        is_views = column.values.code == TEXT_VIEWS
+        places = len(entries.places) - (len(entries.view_places) if is_views else 0)
+        if len(entries.nodes) != 1 or places != column.values.buffers + 1:
             raise ArrowError(f"column '{column.name}': its dictionary is no array of {column.values.name}")
         if entries.nodes[0, 0] != entries.length:
             raise ArrowError(
@@ -218,14 +256,6 @@ class _Batch:
             detail = f"the text of all cells, dictionaries multiplied out, is above {MAX_TEXT_BYTES} bytes"
             return BadValue(field.name, detail, row)
         return ArrowError(f"column '{field.name}': {_BROKEN.get(why.reason, 'it cannot be read')}")
-
-
-def _point_to_entries(records: NDArray[np.void], entries: ArrowArray, column: ArrowColumn) -> None:
-    records["entries"] = entries.length
-    if column.values.buffers:
-        records["entry_nulls"] = entries.places[0]
-        records["offsets"] = entries.places[1]
-        records["data"] = entries.places[column.values.buffers - 1]
 
 
 def _dtype(code: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from slimctr.errors import BadValue
-from slimctr.features.arrow_stream import ArrowColumn, ArrowSchema
+from slimctr.features.arrow_stream import READ_TYPES, TEXT_VIEWS, ArrowColumn, ArrowSchema
 from slimctr.features.schema import FeatureSchema, Field
 from slimctr.native.arrow_cells import CELLS, CellPlan
 
@@ -20,6 +20,7 @@ class ArrowPlan:
 
     cells: CellPlan
     dictionaries: tuple[tuple[int, ArrowColumn], ...]
+    views: tuple[tuple[int, ArrowColumn], ...]
     numbers: tuple[tuple[int, ArrowColumn], ...]
     bags: tuple[tuple[int, ArrowColumn | None], ...]
 
@@ -28,7 +29,7 @@ def make_plan(schema: FeatureSchema, arrow: ArrowSchema) -> ArrowPlan:
     """Return the plan of a schema. Raises BadValue for a column whose type its field does not take."""
     records: list[Any] = []
     buffers = []
-    dictionaries, numbers, bags = [], [], []
+    dictionaries, views, numbers, bags = [], [], [], []
     out = {position: column for column, position in enumerate(schema.single)}
     for position, field in enumerate(schema.fields):
         column = arrow.columns.get(field.name)
@@ -41,6 +42,8 @@ def make_plan(schema: FeatureSchema, arrow: ArrowSchema) -> ArrowPlan:
         else:
             if column is not None and column.dictionary is not None:
                 dictionaries.append((len(records), column))
+            elif column is not None and column.values.code == TEXT_VIEWS:
+                views.append((len(records), column))
             record = record_of(position, field, column, len(out))
             record["out_start"] = out[position]
             records.append(record)
@@ -48,6 +51,7 @@ def make_plan(schema: FeatureSchema, arrow: ArrowSchema) -> ArrowPlan:
     return ArrowPlan(
         CellPlan(np.array(records, CELLS).reshape(-1), np.array(buffers, np.int64).reshape(-1, 4)),
         tuple(dictionaries),
+        tuple(views),
         tuple(numbers),
         tuple(bags),
     )
@@ -70,12 +74,16 @@ def buffers_of(column: ArrowColumn) -> tuple[int, int, int, int]:
     first = column.buffer + (2 if column.list_bytes else 0)
     if column.dictionary is not None:
         return first, first + 1, -1, -1
+    if column.values.code == TEXT_VIEWS:
+        return first, -1, first + 1, -1
     if column.values.buffers == 3:
         return first, -1, first + 1, first + 2
     return (first, -1, -1, first + 1) if column.values.buffers else (-1,) * 4
 
 
 def _check_type(field: Field, column: ArrowColumn) -> None:
+    if not column.values.is_read:
+        raise BadValue(field.name, f"a column of type {column.type_name} is not read: {READ_TYPES} are")
     if column.list_bytes and not field.multivalued:
         raise BadValue(
             field.name, f"the field takes one value per row, not a column of type {column.type_name}"

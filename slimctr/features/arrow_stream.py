@@ -1,12 +1,16 @@
 """Reads an Arrow IPC stream into places of its bytes; looks at no value.
 
-Read are text (32 and 64-bit offsets), integers, floating point, booleans, null, dictionaries of these and lists of
-these. Not read, and refused: other types, compressed buffers, dictionary deltas, big-endian streams, files.
+Read are text (32 and 64-bit offsets, views), bytes that are text, integers, floating point, booleans, null, dictionaries
+of these and lists of these. Columns of other types may lie beside them as long as no field needs them. Not read, and
+refused: nested types, compressed buffers, dictionary deltas, big-endian streams, files.
 """
 
+import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +45,13 @@ _BATCH_FAULTS = {
     frame.UNEQUAL: "columns of a record batch differ in length",
     frame.UNLISTED: "missing cells are announced and not listed",
 }
-_NULL, _INT, _FLOAT, _UTF8, _BOOL, _LARGE_UTF8 = 1, 2, 3, 5, 6, 20
+_NULL, _INT, _FLOAT, _BOOL = 1, 2, 3, 6
+TEXT_32, TEXT_64, TEXT_VIEWS = 32, 64, 128
+NO_PLACES = np.empty((0, 2), np.int64)
+# Bytes are text when they are UTF-8, as keys must be.
+_TEXT_CODES = {4: TEXT_32, 5: TEXT_32, 19: TEXT_64, 20: TEXT_64, 23: TEXT_VIEWS, 24: TEXT_VIEWS}
+# Decimal, date, time, timestamp, interval, fixed_size_binary, duration: one buffer of values each.
+_NOT_READ = frozenset({7, 8, 9, 10, 11, 15, 18})
 _LIST_BYTES = {12: 4, 21: 8}
 _TYPES_BY_NUMBER = (
     "none null integer floating_point binary string bool decimal date time timestamp interval list struct union "
@@ -56,21 +66,23 @@ class Values(NamedTuple):
     """What the cells of a column, or the entries of its dictionary, are.
 
     `code` is the type number of the kernel (`arrow.c`): 32 and 64 for text by the width of its offsets, the bytes of
-    an integer, negative when unsigned, 101 for booleans, 132 and 164 for floats, else 0. `dtype` is that of numbers, ""
-    else.
+    an integer, negative when unsigned, 101 for booleans, 128 for views of text, 132 and 164 for floats, else 0.
+    `dtype` is that of numbers, "" else. `buffers` counts those of missing cells and values, not the texts of views.
     """
 
     name: str
     code: int
     dtype: str
     buffers: int
+    is_read: bool = True
 
 
 class ArrowColumn(NamedTuple):
     """A column: `node` and `buffer` are its first ones in a batch.
 
     `list_bytes`: width of the offsets of a list, 0 when it is none. `index_type`: type number of the indices into the
-    dictionary.
+    dictionary. `view`: number among the columns of views, outside of dictionaries. Buffers are counted without the
+    texts of views, which a batch has besides.
     """
 
     name: str
@@ -80,6 +92,7 @@ class ArrowColumn(NamedTuple):
     index_type: int
     node: int
     buffer: int
+    view: int
 
     @property
     def type_name(self) -> str:
@@ -90,18 +103,31 @@ class ArrowColumn(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrowSchema:
-    """The columns of a stream, and what a batch of them must have."""
+    """The columns of a stream, and what a batch of them must have.
+
+    `index` are the columns that a data frame has as labels of its rows. `view_buffers` are the buffers behind which
+    the texts of views come, in order.
+    """
 
     columns: Mapping[str, ArrowColumn]
+    index: frozenset[str]
     layout: BatchLayout
+    outer: tuple[int, ...]
+    nullable: tuple[tuple[int, int], ...]
+    view_buffers: tuple[int, ...]
 
 
 class ArrowArray(NamedTuple):
-    """Nodes (n, 2) of length and missing cells; `places` (m + 1, 2) of first byte and bytes, the last of which is 0."""
+    """Nodes (n, 2) of length and missing cells; `places` (m + 1, 2) of first byte and bytes, the last of which is 0.
+
+    `view_places` (k, 2) are those of the texts of views; column number i has those from `view_starts[i]` to the next.
+    """
 
     length: int
     nodes: NDArray[np.int64]
     places: NDArray[np.int64]
+    view_places: NDArray[np.int64] = NO_PLACES
+    view_starts: tuple[int, ...] = (0,)
 
 
 class ArrowBatch(NamedTuple):
@@ -145,13 +171,14 @@ def _read(data: bytes) -> ArrowStream:
             if message.is_delta:
                 raise ArrowError("dictionary deltas are not read: send whole dictionaries")
             layout = BatchLayout([], [], message.nodes, message.buffers)
-            dictionaries[message.dictionary] = _array(data, message, layout)
+            entries = _array(data, message, layout)
+            # One column: were it one of views, all behind the second buffer would be their texts.
+            views = entries.places[2:-1]
+            dictionaries[message.dictionary] = entries._replace(
+                view_places=views, view_starts=(0, len(views))
+            )
         elif message.kind == _BATCH:
-            if (message.nodes, message.buffers) != (schema.layout.nodes, schema.layout.buffers):
-                raise ArrowError(
-                    "the Arrow stream is broken: a record batch does not have the columns of the schema"
-                )
-            array = _array(data, message, schema.layout)
+            array = _batch(data, message, schema)
             if array.length:
                 batches.append(ArrowBatch(array, dict(dictionaries)))
         else:
@@ -175,19 +202,34 @@ def _schema(data: bytes, message: Message) -> tuple[ArrowSchema, dict[str, str]]
         start, length = entry.vector(1, 1)
         metadata[entry.text(0)] = entry.text(1)
         blank[start : start + length] = bytes(length)
-    return _columns(bytes(blank), header.at), metadata
+    return _columns(bytes(blank), header.at, _index_columns(metadata.get("pandas", ""))), metadata
 
 
 @lru_cache(maxsize=32)
-def _columns(metadata: bytes, position: int) -> ArrowSchema:
+def _index_columns(pandas: str) -> frozenset[str]:
+    """Return the columns that are the index of a data frame, out of what pandas writes beside its columns.
+
+    An index that counts rows is described there and no column.
+    """
+    try:
+        found = json.loads(pandas)["index_columns"]
+        return frozenset(name for name in found if isinstance(name, str))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return frozenset()
+
+
+@lru_cache(maxsize=32)
+def _columns(metadata: bytes, position: int, index: frozenset[str]) -> ArrowSchema:
     header = Table(metadata, position)
     if header.scalar(0, INT16) != 0:
         raise ArrowError("big-endian Arrow streams are not read")
     columns: dict[str, ArrowColumn] = {}
-    outer, nullable = [], []
+    outer: list[int] = []
+    nullable: list[tuple[int, int]] = []
+    view_buffers: list[int] = []
     node = buffer = 0
     for field in header.children(1, MAX_COLUMNS):
-        column = _column(field, node, buffer)
+        column = _column(field, node, buffer, len(view_buffers))
         if column.name in columns:
             raise ArrowError(f"the Arrow stream has two columns '{column.name}'")
         columns[column.name] = column
@@ -199,10 +241,13 @@ def _columns(metadata: bytes, position: int) -> ArrowSchema:
         if buffers:
             nullable.append((node, buffer))
         node, buffer = node + 1, buffer + buffers
-    return ArrowSchema(columns, BatchLayout(outer, nullable, node, buffer))
+        if column.values.code == TEXT_VIEWS and column.dictionary is None:
+            view_buffers.append(buffer)
+    layout = BatchLayout(outer, nullable, node, buffer)
+    return ArrowSchema(columns, index, layout, tuple(outer), tuple(nullable), tuple(view_buffers))
 
 
-def _column(field: Table, node: int, buffer: int) -> ArrowColumn:
+def _column(field: Table, node: int, buffer: int, view: int) -> ArrowColumn:
     name = field.text(0)
     kind = field.scalar(2, UINT8)
     list_bytes = _LIST_BYTES.get(kind, 0)
@@ -221,7 +266,7 @@ def _column(field: Table, node: int, buffer: int) -> ArrowColumn:
         encoding = cells.child(4)
         dictionary = encoding.scalar(0, INT64)
         index = _integer(encoding.child(1)).code if encoding.place(1) else 4
-    return ArrowColumn(name, values, list_bytes, dictionary, index, node, buffer)
+    return ArrowColumn(name, values, list_bytes, dictionary, index, node, buffer, view)
 
 
 def _values(field: Table) -> Values | None:
@@ -235,9 +280,10 @@ def _values(field: Table) -> Values | None:
         return Values(name, code, dtype, 2)
     if kind == _BOOL:
         return Values("bool", 101, "", 2)
-    if kind in (_UTF8, _LARGE_UTF8):
-        return Values("string", 32, "", 3) if kind == _UTF8 else Values("large_string", 64, "", 3)
-    return None
+    code = _TEXT_CODES.get(kind, 0)
+    if code:
+        return Values(_TYPE_NAMES[kind], code, "", 2 if code == TEXT_VIEWS else 3)
+    return Values(_TYPE_NAMES[kind], 0, "", 2, is_read=False) if kind in _NOT_READ else None
 
 
 def _integer(kind: Table) -> Values:
@@ -247,6 +293,36 @@ def _integer(kind: Table) -> Values:
     width = bits // 8
     letter = "i" if signed else "u"
     return Values(f"{'' if signed else 'u'}int{bits}", width if signed else -width, f"<{letter}{width}", 2)
+
+
+def _batch(data: bytes, message: Message, schema: ArrowSchema) -> ArrowArray:
+    """Return a batch of the columns of a schema. Raises ArrowError."""
+    layout = schema.layout
+    counts: tuple[int, ...] = ()
+    if schema.view_buffers:
+        start, count = Table(data[message.metadata_at : message.body_at], message.header_at).vector(4, 8)
+        at = message.metadata_at + start
+        counts = struct.unpack_from(f"<{count}q", data, at)
+    texts = sum(counts)
+    if (
+        len(counts) != len(schema.view_buffers)
+        or min(counts, default=0) < 0
+        or (message.nodes, message.buffers) != (layout.nodes, layout.buffers + texts)
+    ):
+        raise ArrowError("the Arrow stream is broken: a record batch does not have the columns of the schema")
+    if not schema.view_buffers:
+        return _array(data, message, layout)
+    # Texts come behind the buffers of their column: without them each buffer is where the schema says.
+    is_text = np.zeros(message.buffers, np.bool_)
+    before = 0
+    for buffer, count in zip(schema.view_buffers, counts, strict=True):
+        is_text[buffer + before : buffer + before + count] = True
+        before += count
+    others = np.flatnonzero(~is_text)
+    nullable = [(node, int(others[buffer])) for node, buffer in schema.nullable]
+    whole = _array(data, message, BatchLayout(list(schema.outer), nullable, message.nodes, message.buffers))
+    places = np.concatenate([whole.places[others], whole.places[-1:]])
+    return ArrowArray(whole.length, whole.nodes, places, whole.places[:-1][is_text], (0, *accumulate(counts)))
 
 
 def _array(data: bytes, message: Message, layout: BatchLayout) -> ArrowArray:

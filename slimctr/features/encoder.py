@@ -24,8 +24,9 @@ from slimctr.native.keys import SpanColumns, encode_spans
 Row = Mapping[str, Any]
 MAX_LISTED_NAMES = 200
 MAX_PLANS = 64
-CHECKED_CELLS = 256
 """Lists of names that an encoder remembers: clients send few."""
+CHECKED_CELLS = 256
+"""Cells that are checked together before each of them is, where one of them is wrong."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,11 +143,14 @@ class Encoder:
     def encode_arrow(self, stream: ArrowStream) -> EncodedBatch:
         """Encode an Arrow stream of one row or more: a column per field, an absent one is missing everywhere.
 
+        The index of a data frame is left out unless it is a field.
+
         Raises UnknownField, MissingField, BadValue; ArrowError for buffers that do not fit together.
         """
         plan = self._arrow_plans.get(stream.schema)
         if plan is None:
-            unknown = next((name for name in stream.schema.columns if name not in self.schema.index), None)
+            known = self.schema.index.keys() | stream.schema.index
+            unknown = next((name for name in stream.schema.columns if name not in known), None)
             if unknown is not None and self._refuse_unknown:
                 raise self._unknown_field(unknown)
             if len(self._arrow_plans) >= MAX_PLANS:

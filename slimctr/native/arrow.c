@@ -15,12 +15,17 @@
 enum { BAD_RUN = 1, OUTSIDE, BAD_INDEX, BAD_OFFSETS, NOT_UTF8, TOO_LARGE, NO_VALUE, TOO_MUCH, FRACTION };
 
 /* Integer types have the number of their bytes, negative when unsigned. */
-enum { NO_TYPE = 0, TEXT_32 = 32, TEXT_64 = 64, BOOLEAN = 101, FLOAT_32 = 132, FLOAT_64 = 164 };
+enum { NO_TYPE = 0, TEXT_32 = 32, TEXT_64 = 64, BOOLEAN = 101, TEXT_VIEWS = 128, FLOAT_32 = 132, FLOAT_64 = 164 };
+
+/* A view is the length of a text (4 bytes), and the text itself if it has 12 bytes or less, padded; else its first 4 bytes,
+ * the number of the buffer that has it and the place in that. */
+enum { VIEW_BYTES = 16, INLINE_BYTES = 12 };
 
 /* Cells first .. first + cells - 1 of a column. `nulls` and `entry_nulls` are bits, 0 = missing, or nothing. Where
- * index_type is not NO_TYPE, a cell is the number of an entry; else it is the entry of its own number. */
+ * index_type is not NO_TYPE, a cell is the number of an entry; else it is the entry of its own number. Views lie in
+ * `offsets`; their texts in the buffers views_start .. views_start + views - 1 of those that all columns share. */
 typedef struct {
-    int64_t field, type, index_type, required, first, cells, entries, out_start, out_stride, row;
+    int64_t field, type, index_type, required, first, cells, entries, out_start, out_stride, row, views_start, views;
     place nulls, indices, entry_nulls, offsets, data;
 } arrow_cells;
 
@@ -102,12 +107,13 @@ static inline int has_high_bytes(const uint8_t *p, int64_t length)
 static int is_type(int64_t type, int is_index)
 {
     int64_t width = type < 0 ? -type : type;
-    int is_other = type == TEXT_32 || type == TEXT_64 || type == BOOLEAN || type == FLOAT_32 || type == FLOAT_64;
+    int is_other = type == TEXT_32 || type == TEXT_64 || type == TEXT_VIEWS || type == BOOLEAN || type == FLOAT_32 ||
+                   type == FLOAT_64;
     return (!is_index && is_other) || width == 1 || width == 2 || width == 4 || width == 8;
 }
 
 /* Whether every buffer lies in the bytes and holds what its cells or entries need. Returns 0 or a reason. */
-static int64_t check(const arrow_cells *c, int64_t bytes)
+static int64_t check(const arrow_cells *c, int64_t bytes, int64_t buffers)
 {
     const place *places[] = {&c->nulls, &c->indices, &c->entry_nulls, &c->offsets, &c->data};
     for (int i = 0; i < 5; i++)
@@ -129,6 +135,11 @@ static int64_t check(const arrow_cells *c, int64_t bytes)
         return OUTSIDE;
     if (c->type == TEXT_32 || c->type == TEXT_64)
         return has(c->offsets, c->entries + 1, c->type / 8) ? 0 : OUTSIDE;
+    if (c->type == TEXT_VIEWS) {
+        if (c->views_start < 0 || c->views < 0 || c->views_start > buffers || c->views > buffers - c->views_start)
+            return BAD_RUN;
+        return has(c->offsets, c->entries, VIEW_BYTES) ? 0 : OUTSIDE;
+    }
     if (c->type == BOOLEAN)
         return has(c->data, (c->entries + 7) / 8, 1) ? 0 : OUTSIDE;
     if (c->type == FLOAT_32 || c->type == FLOAT_64)
@@ -136,9 +147,27 @@ static int64_t check(const arrow_cells *c, int64_t bytes)
     return has(c->data, c->entries, c->type < 0 ? -c->type : c->type) ? 0 : OUTSIDE;
 }
 
+/* The text of a view, and the end of the buffer that it lies in; NULL when it does not lie in one. */
+static inline const uint8_t *text_of(const uint8_t *view, const arrow_cells *c, const uint8_t *bytes, const place *buffers,
+                                     int64_t length, const uint8_t **end)
+{
+    if (length <= INLINE_BYTES) {
+        *end = view + VIEW_BYTES;
+        return view + 4;
+    }
+    int64_t number = load_32(view + 8), at = load_32(view + 12);
+    if (number < 0 || number >= c->views)
+        return NULL;
+    place buffer = buffers[c->views_start + number];
+    if (at < 0 || at > buffer.bytes || length > buffer.bytes - at)
+        return NULL;
+    *end = bytes + buffer.at + buffer.bytes;
+    return bytes + buffer.at + at;
+}
+
 /* The hash of one cell, and whether it is missing. `text_left` is what of all text may still be read. Returns 0 or a
  * reason. */
-static inline int64_t read_cell(const arrow_cells *c, const uint8_t *bytes, int64_t cell, uint64_t seed, int high,
+static inline int64_t read_cell(const arrow_cells *c, const uint8_t *bytes, const place *buffers, int64_t cell, uint64_t seed, int high,
                                 uint64_t *hash, uint8_t *is_missing, int64_t *text_left)
 {
     int64_t entry = cell;
@@ -163,6 +192,18 @@ static inline int64_t read_cell(const arrow_cells *c, const uint8_t *bytes, int6
             return NOT_UTF8;
         *hash = hash_cell(key, stop - start, bytes + c->data.at + c->data.bytes, seed);
         *is_missing = stop == start;
+    } else if (!*is_missing && c->type == TEXT_VIEWS) {
+        const uint8_t *view = bytes + c->offsets.at + entry * VIEW_BYTES, *end;
+        int64_t length = load_32(view);
+        const uint8_t *key = length < 0 ? NULL : text_of(view, c, bytes, buffers, length, &end);
+        if (!key)
+            return BAD_OFFSETS;
+        if ((*text_left -= length) < 0)
+            return TOO_MUCH;
+        if (!is_utf8(key, length))
+            return NOT_UTF8;
+        *hash = hash_cell(key, length, end, seed);
+        *is_missing = length == 0;
     } else if (!*is_missing && c->type == BOOLEAN) {
         *hash = hash_boolean(bytes[c->data.at + entry / 8] >> (entry & 7) & 1, seed);
     } else if (!*is_missing) {
@@ -205,16 +246,28 @@ static inline int64_t plain_text(const arrow_cells *c, const uint8_t *bytes, int
     return n;
 }
 
+static int lie_inside(const place *buffers, int64_t count, int64_t bytes)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (buffers[i].at < 0 || buffers[i].bytes < 0 || buffers[i].at > bytes || buffers[i].bytes > bytes - buffers[i].at)
+            return 0;
+    return 1;
+}
+
 /* Write the rows of all cells and add to missing[field] and unlisted[field]; at most `text_left` bytes of text are
  * read. Returns OK, or the number of the first columns[] that is refused, and why in `why`. */
 SLIMCTR_API int64_t slimctr_encode_arrow(const key_table *table, const uint8_t *bytes, int64_t size,
-                                         const arrow_cells *columns, int64_t count, int32_t *out, int64_t out_size,
-                                         int64_t *missing, int64_t *unlisted, int64_t text_left, refusal *why)
+                                         const place *buffers, int64_t buffer_count, const arrow_cells *columns,
+                                         int64_t count, int32_t *out, int64_t out_size, int64_t *missing, int64_t *unlisted, int64_t text_left, refusal *why)
 {
     uint64_t hashes[BLOCK];
     uint8_t is_missing[BLOCK];
     const arrow_cells *checked = NULL;
     int high = 0;
+    why->cell = -1;
+    why->reason = OUTSIDE;
+    if (!lie_inside(buffers, buffer_count, size))
+        return 0;
     for (int64_t number = 0; number < count; number++) {
         const arrow_cells *c = columns + number;
         why->cell = -1;
@@ -224,7 +277,7 @@ SLIMCTR_API int64_t slimctr_encode_arrow(const key_table *table, const uint8_t *
         if (c->field < 0 || c->field >= table->fields || c->cells < 0 || c->out_start < 0 || c->out_stride < 1 ||
             c->out_start >= out_size || c->cells - 1 > (out_size - 1 - c->out_start) / c->out_stride)
             return number;
-        if ((why->reason = check(c, size)))
+        if ((why->reason = check(c, size, buffer_count)))
             return number;
         /* The bags of one column come one after another: their text is looked through once. */
         if (!checked || checked->data.at != c->data.at || checked->data.bytes != c->data.bytes) {
@@ -241,7 +294,7 @@ SLIMCTR_API int64_t slimctr_encode_arrow(const key_table *table, const uint8_t *
             int64_t i = plain ? plain_text(c, bytes, done, n, table->seeds[run.field], hashes, is_missing, &text_left) : 0;
             for (; i < n; i++) {
                 why->cell = c->first + done + i;
-                why->reason = read_cell(c, bytes, why->cell, table->seeds[run.field], high, hashes + i, is_missing + i,
+                why->reason = read_cell(c, bytes, buffers, why->cell, table->seeds[run.field], high, hashes + i, is_missing + i,
                                         &text_left);
                 if (why->reason)
                     return number;

@@ -21,6 +21,8 @@ NUMBERS = (
     "out_start",
     "out_stride",
     "row",
+    "views_start",
+    "views",
 )
 PLACES = ("nulls", "indices", "entry_nulls", "offsets", "data")
 CELLS = np.dtype([(name, np.int64) for name in NUMBERS] + [(name, np.int64, 2) for name in PLACES])
@@ -47,7 +49,8 @@ def _kernels() -> tuple[Any, Any]:
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     encode, cells = kernels.slimctr_encode_arrow, kernels.slimctr_arrow_cells
     encode.argtypes = [
-        *(pointer, ctypes.c_char_p, count, pointer, count, pointer, count, pointer, pointer, count, pointer)
+        *(pointer, ctypes.c_char_p, count, pointer, count, pointer, count),
+        *(pointer, count, pointer, pointer, count, pointer),
     ]
     cells.argtypes = [pointer, pointer, count, pointer, count, count, count, count, pointer]
     encode.restype = cells.restype = count
@@ -94,6 +97,7 @@ class CellPlan:
 def encode_cells(
     table: KeyTable,
     data: bytes,
+    views: NDArray[np.int64],
     cells: NDArray[np.int64],
     out: NDArray[np.int32],
     counts: NDArray[np.int64],
@@ -101,8 +105,12 @@ def encode_cells(
 ) -> tuple[int, Refusal] | None:
     """Write the row of every cell of records (n, WIDTH) to `out` and add to `counts` (2, F): missing, unlisted.
 
+    `views` (m, 2) are the places of the buffers that hold the texts of views.
+
     Returns the number of the first record of `cells` that is refused, and why; None when all was read.
     """
+    if views.dtype != np.int64 or views.shape != (len(views), 2) or not views.flags.c_contiguous:
+        raise ValueError("the buffers of views are contiguous pairs of int64")
     if cells.dtype != np.int64 or out.dtype != np.int32 or counts.dtype != np.int64:
         raise TypeError(
             f"the kernel needs int64, int32 and int64, not {cells.dtype}, {out.dtype}, {counts.dtype}"
@@ -117,7 +125,8 @@ def encode_cells(
     why = Refusal()
     missing = address(counts)
     status = _kernels()[0](
-        *(table.address, data, len(data), address(cells), len(cells), address(out), len(out)),
+        *(table.address, data, len(data), address(views), len(views)),
+        *(address(cells), len(cells), address(out), len(out)),
         *(missing, missing + 8 * table.fields, max_text_bytes, ctypes.addressof(why)),
     )
     return None if status == _OK else (status, why)

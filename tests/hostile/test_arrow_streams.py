@@ -3,6 +3,7 @@
 import random
 import struct
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from arrow_streams import stream, table_of
@@ -25,7 +26,22 @@ COMPACT = pa.table(
         "tags": PLAIN["tags"].cast(pa.large_list(pa.string())),
     }
 )
-STREAMS = {"plain": stream(PLAIN, 8, request_id="r1"), "compact": stream(COMPACT, 8, unit_id="u1")}
+LONG = "a text of more than twelve bytes"
+VIEWS = pa.table(
+    {
+        "user": pa.array(["short", None, LONG, "u1"], pa.string_view()),
+        "ad": pa.array([b"a1", b"a2", LONG.encode(), b"a3"], pa.binary_view()),
+        "site": pa.DictionaryArray.from_arrays(
+            pa.array([0, 1, None, 0], pa.int8()), pa.array([LONG, "s"], pa.string_view())
+        ),
+        "tags": pa.array([["red", LONG], [], None, [LONG, "blue"]], pa.list_(pa.string_view())),
+    }
+)
+STREAMS = {
+    "plain": stream(PLAIN, 8, request_id="r1"),
+    "compact": stream(COMPACT, 8, unit_id="u1"),
+    "views": stream(VIEWS, 2),
+}
 
 
 def ask(body: bytes) -> bool:
@@ -122,3 +138,61 @@ def test_two_columns_of_one_name_are_refused() -> None:
 def test_rows_are_limited_before_they_are_read() -> None:
     with pytest.raises(TooLarge, match="101 rows"):
         arrow.read_predict(stream(pa.table({"ad": ["a1"] * 101})), MAX_ROWS)
+
+
+def test_views_are_read_as_text_is() -> None:
+    rows = [{**row, "ad": row["ad"].decode()} for row in VIEWS.to_pylist()]
+    found, expected = (
+        forms.encode(arrow.read_predict(stream(table, 3), MAX_ROWS).form, ENCODER)
+        for table in (VIEWS, table_of(rows))
+    )
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.bags[0].values, expected.bags[0].values)
+    np.testing.assert_array_equal(found.bags[0].offsets, expected.bags[0].offsets)
+    np.testing.assert_array_equal(found.missing, expected.missing)
+
+
+TEXT = LONG.encode()
+ONE_VIEW = stream(pa.table({"ad": pa.array([LONG], pa.string_view())}))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        struct.pack("<i4sii", -1, TEXT[:4], 0, 0),
+        struct.pack("<i4sii", -(2**31), TEXT[:4], 0, 0),
+        struct.pack("<i4sii", len(TEXT), TEXT[:4], 1, 0),
+        struct.pack("<i4sii", len(TEXT), TEXT[:4], -1, 0),
+        struct.pack("<i4sii", len(TEXT), TEXT[:4], 2**31 - 1, 0),
+        struct.pack("<i4sii", len(TEXT), TEXT[:4], 0, 1),
+        struct.pack("<i4sii", len(TEXT), TEXT[:4], 0, -1),
+        struct.pack("<i4sii", len(TEXT), TEXT[:4], 0, 2**31 - 1),
+        struct.pack("<i4sii", len(TEXT) + 1, TEXT[:4], 0, 0),
+        struct.pack("<i4sii", 2**31 - 1, TEXT[:4], 0, 0),
+    ],
+)
+def test_a_view_that_leads_to_no_text_is_refused(view: bytes) -> None:
+    good = struct.pack("<i4sii", len(TEXT), TEXT[:4], 0, 0)
+    assert ONE_VIEW.count(good) == 1
+    assert ask(ONE_VIEW)
+    with pytest.raises(ArrowError, match="view"):
+        forms.encode(arrow.read_predict(ONE_VIEW.replace(good, view), MAX_ROWS).form, ENCODER)
+
+
+def test_a_view_of_other_bytes_than_utf8_is_refused() -> None:
+    for value in (b"\xff", b"\xff" * 40, "ü".encode()[:1] + b"x" * 20):
+        body = stream(pa.table({"ad": pa.array([value], pa.binary_view())}))
+        with pytest.raises(InvalidInput, match="UTF-8"):
+            forms.encode(arrow.read_predict(body, MAX_ROWS).form, ENCODER)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 2, 3, 2**31, 2**62, -(2**63)])
+def test_the_number_of_text_buffers_must_be_what_the_batch_has(count: int) -> None:
+    """The vector of one count, 1, which the batch of one column has."""
+    vector = struct.pack("<Iq", 1, 1)
+    places = [place for place in range(len(ONE_VIEW)) if ONE_VIEW.startswith(vector, place)]
+    refused = 0
+    for place in places:
+        broken = ONE_VIEW[:place] + struct.pack("<Iq", 1, count) + ONE_VIEW[place + len(vector) :]
+        refused += not ask(broken)
+    assert refused >= 1
