@@ -218,6 +218,8 @@ def _written_beside(out: Path, overwrite: bool) -> Iterator[Path]:
     What a killed process left is swept first. Raises ConfigError when `out` must not be replaced, or another process
     writes it.
     """
+    if out.name in ("", ".."):
+        raise ConfigError(f"'{out}' cannot be put into place: name the folder of the data set with --out")
     folder = out.with_name(f".{out.name}.partial")
     retired = out.with_name(f".{out.name}.replaced")
     with sole_writer(folder, out):

@@ -34,6 +34,7 @@ def evaluate(
 
     from model_store.store import ModelStore
     from slimctr.clicklogs import Dataset
+    from slimctr.errors import ConfigError
     from slimctr.scoring import Scorer
     from slimctr.scoring.evaluation import evaluate_rows
 
@@ -41,6 +42,8 @@ def evaluate(
     name, version = models.resolve(model)
     dataset = Dataset(data)
     base = base_vocabulary(models.manifest(name, version), dataset)
+    if split in dataset.info["splits"] and not dataset.info["splits"][split]["rows"]:
+        raise ConfigError(f"the {split} split of {data} has no rows: choose another with --split")
     console = Console(stderr=True)
     with console.status(f"scoring {split} with {name}@{version}"):
         scorer = Scorer.open(models.path(name, version), threads)

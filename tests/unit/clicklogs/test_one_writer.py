@@ -124,3 +124,26 @@ def test_a_refused_prepare_leaves_what_the_other_writes(tmp_path, overwrite):
 def test_the_second_of_two_downloads_is_refused(tmp_path):
     with held(tmp_path / "out"), pytest.raises(ConfigError, match="another command writes into"):
         download(REMOTE_LOGS["frappe"], tmp_path / "out", "http://127.0.0.1:9")
+
+
+def test_a_write_that_fails_says_so_in_one_line_and_leaves_nothing(tmp_path):
+    """A limit on the size of files stands for a full disk: both fail a write in the middle."""
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); "
+        "from slimctr.cli import main; main()"
+    )
+    command = ["data", "prepare", "--format", "synthetic", "--rows", "5000", "--ids", "200", "--out", "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error:" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    prepare(SMALL, tmp_path / "out")
+
+
+@pytest.mark.parametrize("out", [".", "..", "/", "x/.."])
+def test_a_folder_without_a_name_of_its_own_is_refused(out):
+    with pytest.raises(ConfigError, match="cannot be put into place"):
+        prepare(SMALL, Path(out))

@@ -156,3 +156,28 @@ def test_a_version_with_other_values_says_how_to_encode_the_log(root, tmp_path):
     arguments = ["--store", root / "models", "--model", "ctr@1", "--data", tmp_path / "new"]
     with pytest.raises(ConfigError, match="prepare --vocabulary-of"):
         CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+def test_a_split_without_rows_is_told(root, tmp_path):
+    newer(root, tmp_path / "new", root / "models/ctr@1")
+    arguments = [
+        "--store",
+        root / "models",
+        "--model",
+        "ctr@1",
+        "--data",
+        tmp_path / "new",
+        "--split",
+        "valid",
+    ]
+    with pytest.raises(ConfigError, match=r"the valid split of .* has no rows"):
+        CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+def test_an_encoded_newer_log_is_described(root, tmp_path):
+    from slimctr.commands.data import app as data_app
+
+    newer(root, tmp_path / "new", root / "models/ctr@3")
+    shown = CliRunner().invoke(data_app, ["describe", str(tmp_path / "new")], catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "all rows are test" in shown.stdout
