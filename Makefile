@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL_SOURCES := setup.py $(wildcard slimctr/native/*.c slimctr/native/*.h)
 
-.PHONY: help demo test install check unit reproduce bench-engine bench-serving bench-memory clean
+.PHONY: help demo test quick test-isa install check unit reproduce bench-engine bench-serving bench-memory clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -13,13 +13,19 @@ help:  ## list the targets
 demo: .venv/.demo  ## train, compress, serve and compare on real clicks; ARGS=--exit ends after the table
 	$(BIN)/slimctr quickstart $(ARGS)
 
-# Tests that start servers or wait for something have the machine to themselves; the others share two cores.
-ALONE := tests/integration tests/clients tests/unit/service tests/unit/benchmarks tests/unit/loadtest
 test: .venv/.test  ## install what the tests need, then run every check and test
 	@bash tests/system_packages.sh
 	@$(MAKE) --no-print-directory check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(addprefix --ignore=,$(ALONE))
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(ALONE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m alone
+
+QUICK := tests/unit tests/property tests/docs tests/hostile tests/golden
+quick: .venv/.test  ## checks and the tests that neither train a model for long nor start a service: two minutes
+	@$(MAKE) --no-print-directory check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow" $(or $(ARGS),$(QUICK))
+
+test-isa: .venv/.test  ## the tests under each instruction set of this machine; takes half an hour
+	tests/instruction_sets.sh $(ARGS)
 
 install: .venv/.test  ## everything for development into .venv
 

@@ -25,7 +25,7 @@ struct step {
     int32_t kind, inputs, outputs, relu;   /* SUM: `inputs` values of `outputs` elements each */
 };
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && (defined(__AVX2__) || !defined(SLIMCTR_ONE_INSTRUCTION_SET))
 #include <cpuid.h>
 #include <immintrin.h>
 

@@ -12,6 +12,8 @@ from live_service import LiveService, live_service
 
 from model_store.store import ModelStore
 
+pytestmark = pytest.mark.alone  # no request may fail under load
+
 CLIENTS = 8
 
 

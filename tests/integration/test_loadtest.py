@@ -13,6 +13,8 @@ import pytest
 from artifacts import raw_rows
 from telemetry_service import telemetry_service
 
+pytestmark = pytest.mark.alone  # a load generator and its server need the machine
+
 SECONDS = 3
 
 

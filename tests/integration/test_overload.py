@@ -14,6 +14,8 @@ from live_service import LiveService, live_service
 from service import loader
 from slimctr.scoring import Scorer
 
+pytestmark = pytest.mark.alone  # fills queues and waits for deadlines
+
 
 class Gate:
     """Holds every lookup while it is closed and counts the rows that were looked up."""

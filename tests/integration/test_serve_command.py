@@ -35,6 +35,7 @@ def test_a_scoring_process_has_no_torch_and_ends_with_status_0(store: Path) -> N
 
 
 @pytest.mark.promise(13)
+@pytest.mark.alone
 def test_sigterm_drains_without_a_failed_request(store: Path) -> None:
     """Clients behave like those of a load balancer: once ready says 503 they finish and go elsewhere."""
     failures: list[str] = []

@@ -13,6 +13,8 @@ from live_service import LiveService, live_service
 from service.resident import anonymous_bytes
 from slimctr.scoring import Scorer
 
+pytestmark = pytest.mark.alone  # measures what cycles of loads leave in memory
+
 WARM_UP_CYCLES = 10
 CYCLES = 40
 COUNTS = 20

@@ -17,6 +17,8 @@ from served import START_SECONDS, Served, served, wait_until_ready
 
 from service import supervise
 
+pytestmark = pytest.mark.alone  # counts connections and memory of several processes, kills them under load
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:

@@ -14,6 +14,8 @@ from benchmarks.large_models import model_name, publish
 from benchmarks.random_models import field_rows, low_rank_model, uniform_ids, whole_model
 from model_store.store import ModelStore
 
+pytestmark = pytest.mark.slow  # runs the benchmark
+
 IDS = 3000
 
 

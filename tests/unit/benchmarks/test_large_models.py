@@ -18,6 +18,8 @@ from model_store.store import ModelStore
 from slimctr.features import EncodedBatch
 from slimctr.scoring import Scorer
 
+pytestmark = pytest.mark.slow  # makes models of a million ids
+
 IDS = 3000
 
 

@@ -16,6 +16,8 @@ from slimctr.compression.verb import fine_tune
 from slimctr.errors import CompressionError
 from slimctr.training import score
 
+pytestmark = pytest.mark.slow  # trains
+
 QUICK = {
     "orthogonality": 0,
     "search_batch_rows": 500,

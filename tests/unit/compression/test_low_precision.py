@@ -15,6 +15,8 @@ from slimctr.errors import CompressionError
 from slimctr.networks import HalfTable, TableSpec
 from slimctr.training import load_run
 
+pytestmark = pytest.mark.slow  # trains
+
 QUICK = {"epochs": 1}
 
 

@@ -11,6 +11,8 @@ from slimctr.native.network import runs_here
 from slimctr.networks import NETWORKS, ExpandSpec, ModelSpec, TableSpec, build_model, float_spec
 from slimctr.scoring.network import NetworkRuntime
 
+pytestmark = pytest.mark.slow  # exports every network
+
 FIELDS, DIM, RANK = 5, 8, 3
 ON_THE_KERNEL = {"dnn", "deepfm", "dcn", "dcnv2", "nfm"}
 NEEDLESS = {"Identity", "Dropout", "BatchNormalization", "Cast", "Constant", "Shape", "Expand", "Einsum"}

@@ -10,6 +10,8 @@ import torch
 from slimctr.errors import ConfigError
 from slimctr.training import load_run, train
 
+pytestmark = pytest.mark.slow  # trains in processes that are killed
+
 KILLED_TRAINING = """
 import os, signal, sys, yaml
 from pathlib import Path
