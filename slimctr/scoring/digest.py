@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from model_store.artifact import VOCABULARY_FILE, Artifact
-from slimctr.errors import EngineError
+from model_store.errors import IntegrityError
+from model_store.names import MANIFEST_FILE
 from slimctr.features.schema import FeatureSchema
 
 REPAIR = "copy the version again from where it was published, or publish it again"
@@ -23,25 +24,26 @@ def encoder_digest(schema: FeatureSchema, vocabulary_path: Path) -> tuple[str, s
 
 
 def check_digests(artifact: Artifact, schema: FeatureSchema) -> None:
-    """Raise EngineError unless `encoder` and `base_vocabulary` of a manifest are those of its features and files.
+    """Raise IntegrityError unless `encoder` and `base_vocabulary` of a manifest are those of its features and files.
 
     The file of the vocabulary was hashed when the artifact was opened; it is read again only where `encoder` has its
     first form, which had the bytes of that file in place of their digest. `base_vocabulary` follows from the files
     where no method made another vocabulary; for all others golden.json says it.
     """
     manifest = artifact.manifest
+    where = artifact.directory / MANIFEST_FILE
     stored = manifest.files[VOCABULARY_FILE].sha256
     prefix = _prefix(schema)
     encoder = hashlib.sha256(prefix + stored.encode()).hexdigest()
     if manifest.encoder != encoder and manifest.encoder != artifact.digest_after(prefix, VOCABULARY_FILE):
-        raise EngineError(
-            f"manifest.json: encoder is {manifest.encoder[:16]}…, features and {VOCABULARY_FILE} give "
+        raise IntegrityError(
+            f"{where}: encoder is {manifest.encoder[:16]}…, features and {VOCABULARY_FILE} give "
             f"{encoder[:16]}…: fields, bucketing edges, hashing or vocabulary are not those of publishing; "
             f"{REPAIR}"
         )
     if not manifest.method and manifest.base_vocabulary != stored:
-        raise EngineError(
-            f"manifest.json: base_vocabulary is {manifest.base_vocabulary[:16]}…, {VOCABULARY_FILE} is "
+        raise IntegrityError(
+            f"{where}: base_vocabulary is {manifest.base_vocabulary[:16]}…, {VOCABULARY_FILE} is "
             f"{stored[:16]}…, and a version without compression steps has the vocabulary of its training; "
             f"{REPAIR}"
         )

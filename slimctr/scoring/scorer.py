@@ -15,7 +15,9 @@ from model_store.artifact import (
     Artifact,
     open_artifact,
 )
+from model_store.errors import IntegrityError
 from model_store.manifest import Manifest
+from model_store.names import MANIFEST_FILE
 from model_store.pacing import pause
 from slimctr.errors import ConfigError, EngineError, ParityError
 from slimctr.features.batch import EncodedBatch
@@ -215,8 +217,8 @@ def _check_values(artifact: Artifact, golden: Golden, encoder: Encoder) -> None:
     values = read_golden_values(artifact.read(GOLDEN_VALUES_FILE), encoder.schema)
     base = artifact.manifest.base_vocabulary
     if values.base_vocabulary != base:
-        raise EngineError(
-            f"manifest.json: base_vocabulary is {base[:16]}…, {GOLDEN_VALUES_FILE} says "
+        raise IntegrityError(
+            f"{artifact.directory / MANIFEST_FILE}: base_vocabulary is {base[:16]}…, {GOLDEN_VALUES_FILE} says "
             f"{values.base_vocabulary[:16]}…; {REPAIR}"
         )
     pause()

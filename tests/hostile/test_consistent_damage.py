@@ -266,29 +266,32 @@ def another_model(version: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "rotated vocabulary": (
         reorder_vocabulary(lambda rows: np.roll(rows, 1)),
-        r"golden\.json: field 'user', golden row \d+: the value 'u\d+' gets row \d+ of its table",
+        r"golden\.json: value \d+ of field 'user' gets row \d+ of its table, at publishing it got \d+",
     ),
     "shuffled vocabulary": (
         reorder_vocabulary(np.random.default_rng(1).permutation),
-        r"golden\.json: field 'user'",
+        r"golden\.json: (value \d+ of )?field 'user'",
     ),
     "two values swapped": (
         swap_two_values,
         r"encoder is [0-9a-f]{16}…, features and vocabulary\.safetensors give",
     ),
-    "vocabularies of two fields swapped": (swap_vocabularies, r"golden\.json: field '(user|item)'"),
+    "vocabularies of two fields swapped": (
+        swap_vocabularies,
+        r"golden\.json: (value \d+ of )?field '(user|item)'",
+    ),
     "edited edges": (
         edit_features("price", bucketing={"kind": "edges", "edges": [1.0, 2.5, 5.5, 7.5, 20.0]}),
-        r"golden\.json: field 'price', golden row \d+: the value 5.0 gets row",
+        r"golden\.json: value \d+ of field 'price' gets row",
     ),
     "an edge moved by little": (
         edit_features("price", bucketing={"kind": "edges", "edges": [1.0, 2.5, 5.000001, 7.5, 20.0]}),
-        r"golden\.json: field 'price'",
+        r"golden\.json: (value \d+ of )?field 'price'",
     ),
-    "edited kind": (edit_kind, r"golden\.json: field 'age'"),
+    "edited kind": (edit_kind, r"golden\.json: (value \d+ of )?field 'age'"),
     "edited bucketing": (
         edit_features("age", bucketing={"kind": "edges", "edges": [30.0]}),
-        r"golden\.json: field 'age'",
+        r"golden\.json: (value \d+ of )?field 'age'",
     ),
     "edited order of fields": (swap_fields, r"field 'item': the seed is not of this name"),
     "a required field made optional": (edit_features("item", required=False), "encoder is"),
@@ -304,8 +307,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "edited scales": (edit_scales, r"golden row \d+ gives"),
     "edited calibration": (edit_bias, r"golden row \d+ gives"),
     "no golden rows": (empty_golden, r"golden\.safetensors: ids are \(0, 5\)"),
-    "other golden rows": (replace_golden_ids, r"golden\.json: field"),
-    "other golden values": (edit_golden_values, r"golden\.json: field 'user'"),
+    "other golden rows": (replace_golden_ids, r"golden\.json: value \d+ of field"),
+    "other golden values": (edit_golden_values, r"golden\.json: (value \d+ of )?field 'user'"),
     "fewer golden values of a field": (shorten_golden_values, r"golden\.json: every field has equally many"),
     "folder of another version": (another_version, r"this folder is ctr/2, its manifest is that of ctr/1"),
     "manifest of another model": (another_model, r"this folder is ctr/2, its manifest is that of other/1"),
