@@ -142,6 +142,7 @@ def check_parity(model: CtrModel, batch: EncodedBatch, path: Path, base: Vocabul
     return parity
 
 
+@torch.no_grad()
 def bag_rounding(model: CtrModel, split: TensorSplit) -> Tensor:
     """Return how far the stored matrix of rows in another order of summation may be from torch's: float64 (B, W).
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from rounding import SUMS64
 
 from slimctr.compression.column_masks import ColumnBudget, MaskState, final_mask, keep_columns, step
 
@@ -73,9 +74,9 @@ def test_steps_follow_the_equations_one_number_at_a_time(cost):
         gradient = rng.normal(scale=0.01, size=(3, 5))
         state = step(state, gradient, made, mask_rate=0.7, price_rate=0.05)
         a, q, s = naive_step(a, q, s, gradient, units, 5, 0.4, 0.7, 0.05)
-    np.testing.assert_allclose(state.auxiliary, a, rtol=1e-12)
-    np.testing.assert_allclose(state.duty, s, rtol=1e-12)
-    assert state.price == pytest.approx(q, rel=1e-12)
+    np.testing.assert_allclose(state.auxiliary, a, rtol=SUMS64)
+    np.testing.assert_allclose(state.duty, s, rtol=SUMS64)
+    assert state.price == pytest.approx(q, rel=SUMS64)
     assert state.mask.dtype == bool
     assert 0 < state.mask.sum() < 15
 

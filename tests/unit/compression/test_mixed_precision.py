@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from rounding import EXP_UNITS, FEW32, gamma
 
 from slimctr.compression import compress
 from slimctr.compression.method import find_method
@@ -50,13 +51,15 @@ def test_the_quantizer_and_its_gradients_are_those_of_the_paper():
         for tensor in (rows, maps.steps, maps.offset):
             tensor.grad = None
         read.sum().backward()
-        torch.testing.assert_close(read.detach(), torch.tensor([[0.01, -0.04, 0.06, -0.09]]))
-        torch.testing.assert_close(rows.grad, torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
+        expected = torch.tensor([[0.01, -0.04, 0.06, -0.09]])
+        torch.testing.assert_close(read.detach(), expected, rtol=0, atol=FEW32)
+        assert torch.equal(rows.grad, torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
         scale = (2 * 4) ** -0.5
         torch.testing.assert_close(
-            maps.steps.grad[1], torch.tensor([scale * (-0.06 - 0.26 + 1 - 2)]), atol=1e-5, rtol=1e-5
+            maps.steps.grad[1], torch.tensor([scale * (-0.06 - 0.26 + 1 - 2)]), rtol=0, atol=6.2 * FEW32
         )
-        torch.testing.assert_close(maps.offset.grad, scale * torch.tensor([0.0, 0.0, 1.0, 1.0]))
+        expected = scale * torch.tensor([0.0, 0.0, 1.0, 1.0])
+        torch.testing.assert_close(maps.offset.grad, expected, rtol=FEW32, atol=0)
 
 
 def test_no_bits_read_zeros_and_not_the_offset():
@@ -65,7 +68,8 @@ def test_no_bits_read_zeros_and_not_the_offset():
     assert not maps.at_width(rows, 0).any()
     assert not maps.at_widths(rows, torch.zeros(3, dtype=torch.uint8)).any()
     one_bit = maps.at_width(torch.tensor([[9.0, -9.0, 0.011, -0.03]]), 1)
-    torch.testing.assert_close(one_bit.detach(), torch.tensor([[0.01, -0.04, 0.01, -0.04]]))
+    expected = torch.tensor([[0.01, -0.04, 0.01, -0.04]])
+    torch.testing.assert_close(one_bit.detach(), expected, rtol=0, atol=FEW32)
 
 
 def test_searching_reads_the_mixture_of_the_copies():
@@ -77,10 +81,11 @@ def test_searching_reads_the_mixture_of_the_copies():
     ids = torch.tensor([4, 0, 3, 3])
     shares = choice.probabilities()[groups[ids].long()]
     expected = sum(shares[:, b, None] * maps.at_width(weight[ids], b) for b in range(1, WIDTHS))
-    torch.testing.assert_close(table(ids), expected)
+    torch.testing.assert_close(table(ids), expected, rtol=0, atol=FEW32)
     table(ids).square().sum().backward()
     assert choice.logits.grad.abs().sum() > 0
-    assert choice.logits.grad.sum(dim=1).abs().max() < 1e-4
+    summed = FEW32 * 2 * table(ids).square().sum() / 3e-3  # of gradients about as large, over the temperature
+    assert choice.logits.grad.sum(dim=1).abs().max() <= summed
 
 
 def test_the_cost_of_precision_falls_fastest_in_rare_groups():
@@ -90,7 +95,8 @@ def test_the_cost_of_precision_falls_fastest_in_rare_groups():
     choice.logits.data = torch.log(p + 1e-12)
     price = 1 / torch.tensor([1.0, 50.0])
     cost = (choice.expected_bits() * price).sum()
-    assert float(cost.detach()) == pytest.approx(0.676, abs=1e-5)
+    # the softmax of logarithms down to that of 1e-12
+    assert float(cost.detach()) == pytest.approx(0.676, abs=gamma(EXP_UNITS + WIDTHS) * 2 * 28)
     cost.backward()
     assert choice.logits.grad[0].abs().max() > 5 * choice.logits.grad[1].abs().max()
 
@@ -125,7 +131,7 @@ def test_stored_codes_read_like_the_table_in_training():
     stored = mixed_table(weight, bits, maps, None)
     assert stored.segments == ((3, 1), (6, 3), (2, 2), (1, 5), (0, 1))
     every = torch.arange(12)
-    torch.testing.assert_close(stored(every), training(every).detach(), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(stored(every), training(every).detach(), rtol=0, atol=FEW32)
     assert not stored(every[-1:]).any()
 
 

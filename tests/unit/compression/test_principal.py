@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from rounding import SUMS64
 
 from slimctr.compression.principal import (
     Moments,
@@ -20,9 +21,11 @@ def test_golden_table():
     axes = principal_axes(moments.covariance)
     np.testing.assert_allclose(moments.mean, [1.0, 0.3])
     np.testing.assert_allclose(axes.eigenvalues, [0.45, 0.16])
-    np.testing.assert_allclose(axes.basis(1)[:, 0], [0.371391, 0.928477], atol=1e-6)
+    np.testing.assert_allclose(axes.basis(1)[:, 0], [0.371391, 0.928477], atol=1e-6)  # six digits
     codes = (TABLE - moments.mean) @ axes.basis(1)
-    np.testing.assert_allclose(codes[:, 0], [-0.278543, 0.278543, 1.949801, 1.764106], atol=1e-6)
+    np.testing.assert_allclose(
+        codes[:, 0], [-0.278543, 0.278543, 1.949801, 1.764106], atol=1e-6
+    )  # six digits
 
 
 def test_uniform_weights_give_another_basis():
@@ -35,13 +38,13 @@ def test_mean_is_taken_per_column_when_rows_equal_columns():
     square = np.random.default_rng(0).normal(size=(5, 5)) + np.arange(5)
     moments = Moments.of(square, np.ones(5))
     centered = square - square.mean(axis=0)
-    np.testing.assert_allclose(moments.scatter, centered.T @ centered, atol=1e-12)
+    np.testing.assert_allclose(moments.scatter, centered.T @ centered, atol=SUMS64)
 
 
 def test_counts_equal_repeated_rows():
     counts = np.array([3, 0, 2, 5])
     repeated = np.repeat(TABLE, counts, axis=0)
-    np.testing.assert_allclose(Moments.of(TABLE, counts).scatter, Moments.of(repeated).scatter, atol=1e-12)
+    np.testing.assert_allclose(Moments.of(TABLE, counts).scatter, Moments.of(repeated).scatter, atol=SUMS64)
 
 
 def test_streamed_batches_equal_one_pass():
@@ -50,8 +53,8 @@ def test_streamed_batches_equal_one_pass():
     for part in np.array_split(rows, 7):
         streamed = streamed.merged(Moments.of(part))
     whole = Moments.of(rows)
-    np.testing.assert_allclose(streamed.mean, whole.mean, atol=1e-13)
-    np.testing.assert_allclose(streamed.covariance, whole.covariance, atol=1e-13)
+    np.testing.assert_allclose(streamed.mean, whole.mean, atol=SUMS64)
+    np.testing.assert_allclose(streamed.covariance, whole.covariance, atol=SUMS64)
 
 
 def test_two_batches_differ_from_one_counted_twice():
@@ -66,6 +69,7 @@ def test_merging_keeps_the_digits_of_a_far_mean():
     streamed = Moments.empty(2)
     for part in np.array_split(rows, 40):
         streamed = streamed.merged(Moments.of(part))
+    # a deviation of 1e-2 from 1e6 is known to 2^-53 1e6 / 1e-2, about 1e-8 of it
     np.testing.assert_allclose(np.diag(streamed.covariance), rows.var(axis=0), rtol=1e-6)
 
 
@@ -96,8 +100,8 @@ def test_mean_squared_error_of_a_rank_is_the_tail():
     for rank in (1, 3, 8):
         basis = axes.basis(rank)
         back = moments.mean + (rows - moments.mean) @ basis @ basis.T
-        assert np.square(rows - back).sum(1).mean() == pytest.approx(axes.tail(rank), abs=1e-10)
-        np.testing.assert_allclose(back.mean(axis=0), rows.mean(axis=0), atol=1e-12)
+        assert np.square(rows - back).sum(1).mean() == pytest.approx(axes.tail(rank), abs=SUMS64)
+        np.testing.assert_allclose(back.mean(axis=0), rows.mean(axis=0), atol=SUMS64)
 
 
 def test_uncentered_axes_are_those_of_a_singular_value_decomposition():
@@ -105,7 +109,7 @@ def test_uncentered_axes_are_those_of_a_singular_value_decomposition():
     basis = principal_axes(second_moment(rows)).basis(2)
     left, singular, right = np.linalg.svd(rows, full_matrices=False)
     best = (left[:, :2] * singular[:2]) @ right[:2]
-    np.testing.assert_allclose(rows @ basis @ basis.T, best, atol=1e-10)
+    np.testing.assert_allclose(rows @ basis @ basis.T, best, atol=SUMS64)
 
 
 def test_weighting_by_count_lowers_the_weighted_error():

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from rounding import FLOAT32, SUMS64
 from tiny_runs import tiny_run
 
 from model_store.store import ModelStore
@@ -194,12 +195,13 @@ def test_unread_oov_rows_follow_the_mean_after_fine_tuning(run, dataset):
     method = find_method("feature_pca")
     config = method.configure({"table_rank": 3, "epochs": 1})
     model = method.apply(run.model, data, config).model
-    fine_tune(model, config, data)
+    assert fine_tune(model, config, data).kept_epoch == 1  # rank 3 of 8 costs more than an epoch gives back
     assert data.counts[0][0] == 0
     share = data.counts[0] / data.counts[0].sum()
-    np.testing.assert_allclose(
-        model.tables[0].weight[0].detach().numpy(), share @ model.tables[0].weight.detach().numpy(), atol=1e-5
-    )
+    codes = model.tables[0].weight.detach().double().numpy()
+    # a sum in float64, rounded once
+    rounded = FLOAT32 * np.abs(share @ codes) + SUMS64 * (share @ np.abs(codes))
+    assert (np.abs(codes[0] - share @ codes) <= rounded).all()
 
 
 def test_compression_does_not_touch_its_input(run, small):

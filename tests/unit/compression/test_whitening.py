@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from rounding import FEW32, assert_same_logits, exact_logits, network_error
 
 from slimctr.compression import compress
 from slimctr.compression.data import CompressionData
@@ -11,7 +12,8 @@ from slimctr.compression.low_precision.start import start_integer_table
 from slimctr.compression.method import find_method
 from slimctr.compression.quantization import quantize_rows
 from slimctr.compression.whitening import whitened
-from slimctr.training import evaluate
+from slimctr.export.artifact import bag_rounding
+from slimctr.training import TensorSplit, score
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +26,11 @@ def test_the_function_stays_and_every_column_has_size_one(low_rank, dataset):
     before = {name: tensor.clone() for name, tensor in low_rank.model.state_dict().items()}
     counts = CompressionData(dataset, low_rank.config).counts
     model = whitened(low_rank.model, counts)
-    np.testing.assert_allclose(
-        evaluate(model, dataset, "test").logits, evaluate(low_rank.model, dataset, "test").logits, atol=1e-5
-    )
+    split = TensorSplit.of(dataset.load("test"))
+    before_and_after = (made.lookup(split.ids, split.bags).detach() for made in (low_rank.model, model))
+    whole, stored = before_and_after
+    error = network_error(model.network, stored, bag_rounding(model, split))
+    assert_same_logits(score(model, split), exact_logits(low_rank.model, whole), error)
     found = low_rank.lineage.methods[0].statistics["tables"]
     assert len(found) >= 3
     for field, name in enumerate(low_rank.spec.field_names):
@@ -35,9 +39,10 @@ def test_the_function_stays_and_every_column_has_size_one(low_rank, dataset):
         if name in found:
             share = torch.from_numpy(counts[field] / counts[field].sum())
             size = (share @ model.tables[field].weight.double().square()).sqrt()
-            assert size.tolist() == pytest.approx([1, 1, 1], rel=1e-5)
+            assert size.tolist() == pytest.approx([1, 1, 1], rel=FEW32)
             norms = model.expands[field].basis.detach().norm(dim=0).square()
-            assert norms.tolist() == pytest.approx(found[name]["eigenvalues"][:3], rel=1e-3)
+            # eigenvalues are told with six digits
+            assert norms.tolist() == pytest.approx(found[name]["eigenvalues"][:3], rel=1e-5)
     after = low_rank.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
@@ -67,7 +72,7 @@ def test_steps_of_rows_lose_less_on_whitened_codes(bits, ratio):
         white = np.square((read(codes) - codes) * sizes).sum()
         return white / np.square(read(codes * sizes) - codes * sizes).sum()
 
-    assert error(trained) == pytest.approx(ratio, abs=0.01)  # the figures of docs/compression.md
+    assert error(trained) == pytest.approx(ratio, abs=0.01)  # two digits, as docs/compression.md tells them
     assert error(lambda values: quantize_rows(values, bits).values()) < 0.9
 
 
@@ -82,8 +87,9 @@ def test_alpt_starts_where_the_low_rank_model_was(low_rank, tmp_path):
     }
     made = compress(low_rank, "alpt", settings, None, tmp_path / "run")
     statistics = made.lineage.methods[-1].statistics
-    assert statistics["valid_auc_before"] == pytest.approx(low_rank.metrics["valid"]["auc"], abs=1e-4)
-    assert made.metrics["valid"]["auc"] >= statistics["valid_auc_before"] - 1e-4
+    # codes of size 1 move by 1e-4, float16 by 5e-4; a wrong start would cost 0.1 and more
+    assert statistics["valid_auc_before"] == pytest.approx(low_rank.metrics["valid"]["auc"], abs=0.002)
+    assert made.metrics["valid"]["auc"] >= statistics["valid_auc_before"] - 0.002
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
@@ -93,7 +99,8 @@ def test_codes_of_low_rank_have_a_step_per_row(bits, low_rank, tmp_path):
     assert (table.scale, table.bits, table.codes.shape[1]) == ("row", bits, 3)
     assert [expand.kind for expand in made.spec.expands] == [e.kind for e in low_rank.spec.expands]
     if bits > 2:
-        assert made.metrics["test"]["auc"] > low_rank.metrics["test"]["auc"] - 0.02
+        # -0.005 to 0.005 over seeds and instruction sets
+        assert made.metrics["test"]["auc"] > low_rank.metrics["test"]["auc"] - 0.05
 
 
 def test_ptq_takes_either_scale_and_reports_the_error_of_embeddings(low_rank, dataset):
@@ -103,10 +110,12 @@ def test_ptq_takes_either_scale_and_reports_the_error_of_embeddings(low_rank, da
         outcome = method.apply(low_rank.model, data, method.configure({"bits": 4, "low_rank_scale": scale}))
         assert outcome.model.tables[0].scale == scale
         whole = low_rank.model.expands[0].block()[0].detach()
-        before = low_rank.model.tables[0].weight.detach() @ whole
-        after = outcome.model.tables[0].dense() @ outcome.model.expands[0].block()[0].detach()
-        share = torch.tensor(data.counts[0], dtype=torch.float32)
+        before = low_rank.model.tables[0].weight.detach().double() @ whole.double()
+        after = (
+            outcome.model.tables[0].dense().double() @ outcome.model.expands[0].block()[0].detach().double()
+        )
+        share = torch.tensor(data.counts[0], dtype=torch.float64)
         expected = share @ (after - before).square().sum(1) / (share @ before.square().sum(1))
         errors[scale] = outcome.statistics["relative_squared_error"]["user"]
-        assert errors[scale] == pytest.approx(float(expected), rel=1e-3)
+        assert errors[scale] == pytest.approx(float(expected), rel=1e-5)  # told with six digits
     assert errors["row"] < errors["column"]
