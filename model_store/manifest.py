@@ -4,6 +4,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from model_store.codecs import (
+    CODEC_KEYS,
+    CODECS,
+    CodecName,
+    Layout,
+    check_keys,
+    divided_rows,
+    masked_bytes,
+    packed_record_bytes,
+    record_bytes,
+)
 from model_store.names import ModelName, VersionText
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -37,20 +48,12 @@ class Table(_Record):
 
     field: str
     role: Literal["embedding", "wide"]
-    codec: Literal[
-        "float32",
-        "float16",
-        "int8_row",
-        "packed",
-        "quotient_remainder",
-        "masked_float32",
-        "masked_float16",
-    ]
+    codec: CodecName
     rows: Annotated[int, Field(ge=1, lt=2**31)]
     dim: Annotated[int, Field(ge=1)]
     column: Count
     codes: str
-    layout: Literal["planes", "stream"] | None = None
+    layout: Layout | None = None
     scale: Literal["row", "column"] | None = None
     scales: str | None = None
     minimums: str | None = None
@@ -60,26 +63,11 @@ class Table(_Record):
     kept: Annotated[int, Field(ge=0, lt=2**32)] | None = None
 
     @model_validator(mode="after")
-    def _masked_tables_say_how_much(self) -> Self:
-        if (self.codec in ("masked_float32", "masked_float16")) != (self.kept is not None):
-            raise ValueError("kept is given if, and only if, codec is 'masked_float32' or 'masked_float16'")
-        return self
-
-    @model_validator(mode="after")
-    def _divided_tables_say_how(self) -> Self:
-        is_divided = self.codec == "quotient_remainder"
-        if is_divided != (self.divisor is not None) or is_divided != (self.combine is not None):
-            raise ValueError("divisor and combine are given if, and only if, codec is 'quotient_remainder'")
-        return self
-
-    @model_validator(mode="after")
-    def _codec_has_its_settings(self) -> Self:
+    def _codec_has_its_keys(self) -> Self:
+        given = {name for name in CODEC_KEYS if getattr(self, name) not in (None, ())}
+        check_keys(self.codec, given)
         if self.codec != "packed":
-            if self.layout or self.scale or self.scales or self.minimums or self.segments:
-                raise ValueError(f"codec '{self.codec}' takes no layout, scale, scales, minimums or segments")
             return self
-        if self.layout is None or self.scale is None:
-            raise ValueError("codec 'packed' needs layout and scale")
         if (self.scale == "column") != (self.scales is not None and self.minimums is not None):
             raise ValueError("scales and minimums are given if, and only if, scale is 'column'")
         next_row = 0
@@ -90,6 +78,26 @@ class Table(_Record):
         if next_row != self.rows:
             raise ValueError(f"the segments hold {next_row} of {self.rows} rows")
         return self
+
+    @property
+    def value_bits(self) -> set[int]:
+        """Widths in bits of the values or codes."""
+        bits = CODECS[self.codec].value_bits
+        return {segment.bits for segment in self.segments} if bits is None else {bits}
+
+    @property
+    def codes_bytes(self) -> int:
+        """Bytes of the codes, scales inside their records included."""
+        layout, row_scale = self.layout, self.scale == "row"
+        if layout is not None:
+            return sum(
+                segment.rows * packed_record_bytes(layout, segment.bits, self.dim, row_scale)
+                for segment in self.segments
+            )
+        if self.kept is not None:
+            return masked_bytes(self.rows, self.dim, self.kept, CODECS[self.codec].value_bits or 0)
+        rows = self.rows if self.divisor is None else divided_rows(self.rows, self.divisor)
+        return rows * record_bytes(self.codec, self.dim)
 
 
 class Network(_Record):

@@ -3,17 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 
-from model_store.manifest import Manifest, Table
+from model_store.manifest import Manifest
 from service.telemetry.metrics import Metrics
 from service.versions import Version
 from slimctr.features import FeatureSchema
-from slimctr.native.lookup import packed_record_bytes
-from slimctr.native.masked import masked_bytes
-
-_VALUE_BITS = {
-    **{"float32": 32, "float16": 16, "int8_row": 8, "quotient_remainder": 32},
-    **{"masked_float32": 32, "masked_float16": 16},
-}
 
 
 class ModelMetrics:
@@ -59,8 +52,7 @@ class ModelMetrics:
 def make_of(manifest: Manifest) -> dict[str, str]:
     """Return codec, bits, rank and digest of a version as the labels of `model_info`; several values joined by `+`."""
     embeddings = [table for table in manifest.tables if table.role == "embedding"]
-    bits = {segment.bits for table in embeddings for segment in table.segments}
-    bits |= {_VALUE_BITS[table.codec] for table in embeddings if table.codec != "packed"}
+    bits = set().union(*(table.value_bits for table in embeddings))
     dims = sorted({table.dim for table in embeddings})
     return {
         "codec": "+".join(sorted({table.codec for table in embeddings})),
@@ -75,19 +67,5 @@ def table_bytes(manifest: Manifest) -> dict[tuple[str, str], int]:
     sizes: dict[tuple[str, str], int] = {}
     for table in manifest.tables:
         key = (table.field, table.codec)
-        sizes[key] = sizes.get(key, 0) + _codes_bytes(table)
+        sizes[key] = sizes.get(key, 0) + table.codes_bytes
     return sizes
-
-
-def _codes_bytes(table: Table) -> int:
-    if table.codec == "packed" and table.layout is not None:
-        return sum(
-            segment.rows * packed_record_bytes(table.layout, segment.bits, table.dim, table.scale == "row")
-            for segment in table.segments
-        )
-    bits = _VALUE_BITS[table.codec]
-    if table.kept is not None:
-        return masked_bytes(table.rows, table.dim, table.kept, bits)
-    if table.divisor is not None:
-        return (-(-table.rows // table.divisor) + table.divisor) * table.dim * bits // 8
-    return table.rows * (table.dim * bits // 8 + (4 if table.codec == "int8_row" else 0))

@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from model_store.codecs import index_bytes
 from slimctr.compression.columns import estimate_batch_norm
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import model_of, with_parts
 from slimctr.compression.method import ExtraEpochs, Outcome, Settings, method, not_float
 from slimctr.errors import CompressionError
-from slimctr.native.masked import index_bytes
 from slimctr.networks import CtrModel, MaskedTable, ModelSpec, TableSpec
 
 

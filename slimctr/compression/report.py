@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from slimctr.native.masked import masked_bytes
+from model_store.codecs import divided_rows, masked_bytes
 from slimctr.networks import CtrModel, TableSpec
 from slimctr.networks.folding import coded_maps
 from slimctr.training import Scores, measure
@@ -61,7 +61,7 @@ def table_bytes(table: TableSpec, rows: int) -> int:
     if table.kept is not None:
         return masked_bytes(rows, table.dim, table.kept, table.value_bits)
     if table.divisor is not None:
-        return 4 * table.dim * (-(-rows // table.divisor) + table.divisor)
+        return 4 * table.dim * divided_rows(rows, table.divisor)
     return rows * row_bytes(table)
 
 

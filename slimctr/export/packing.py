@@ -1,13 +1,9 @@
 """Byte layouts of compressed tables: bit planes, streams, records, masks with values (docs/artifact-format.md)."""
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-from slimctr.native.masked import BLOCK_ROWS, index_bytes
-
-Layout = Literal["planes", "stream"]
+from model_store.codecs import BLOCK_ROWS, Layout, index_bytes, packed_record_bytes
 
 _PACK_ROWS = 65_536
 
@@ -22,7 +18,7 @@ def default_layout(dim: int, bits: int) -> Layout:
 
 def row_bytes(dim: int, bits: int, layout: Layout) -> int:
     """Bytes of the codes of one row, scales not counted."""
-    return bits * -(-dim // 8) if layout == "planes" else -(-dim * bits // 8)
+    return packed_record_bytes(layout, bits, dim, row_scale=False)
 
 
 def pack_codes(codes: NDArray[np.uint8], bits: int, layout: Layout) -> NDArray[np.uint8]:

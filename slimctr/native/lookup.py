@@ -8,9 +8,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from model_store.codecs import (
+    CODECS,
+    divided_rows,
+    index_bytes,
+    mask_bytes,
+    packed_record_bytes,
+    record_bytes,
+)
 from model_store.pacing import STEPS_PER_PAUSE, pause
 from slimctr.native.library import address, library
-from slimctr.native.masked import index_bytes, mask_bytes
 
 Int32s = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -29,7 +36,6 @@ _CODECS: dict[Codec, int] = {
     **{"float32": 0, "float16": 1, "int8_row": 2, "planes": 3, "stream": 4},
     **{"quotient_remainder": 5, "masked_float32": 6, "masked_float16": 7},
 }
-_MASKED_VALUE_BYTES = {"masked_float32": 4, "masked_float16": 2}
 _POOLINGS = {"single": 0, "mean": 1, "sum": 2}
 # The kernel counts columns, and the two bytes of each half-precision number, in 32 bits.
 _MAX_WIDTH = 2**30
@@ -182,12 +188,13 @@ def _check(table: StoredTable, width: int) -> None:
     if (table.codec == "quotient_remainder") != (table.divisor > 0):
         raise ValueError(f"a divisor of {table.divisor} with codec {table.codec}")
     if table.divisor:
-        stored = -(-table.rows // table.divisor) + table.divisor
-        whole = RowSegment(0, table.rows, 0, 4 * table.dim)
+        stored = divided_rows(table.rows, table.divisor)
+        whole = RowSegment(0, table.rows, 0, record_bytes("quotient_remainder", table.dim))
         if table.segments != (whole,) or table.codes.size != stored * whole.record_bytes:
             raise ValueError(f"quotients and remainders take {stored} rows of {whole.record_bytes} bytes")
         return
-    if (value_bytes := _MASKED_VALUE_BYTES.get(table.codec)) is not None:
+    if table.codec in ("masked_float32", "masked_float16"):
+        value_bytes = (CODECS[table.codec].value_bits or 0) // 8
         whole = RowSegment(0, table.rows, 0, mask_bytes(table.dim))
         values = table.codes.size - index_bytes(table.rows, table.dim)
         if table.segments != (whole,) or values < 0 or values % value_bytes:
@@ -222,28 +229,12 @@ def _check(table: StoredTable, width: int) -> None:
 
 
 def _least_record_bytes(table: StoredTable, bits: int) -> int:
-    row_scale = 4 if table.scales is None else 0
-    match table.codec:
-        case "float32" | "quotient_remainder":
-            return 4 * table.dim
-        case "float16":
-            return 2 * table.dim
-        case "int8_row":
-            return table.dim + row_scale
-        case "planes" | "stream":
-            if not 0 <= bits <= 8:
-                raise ValueError(f"{bits} bits; codes have 0 to 8")
-            return packed_record_bytes(table.codec, bits, table.dim, row_scale > 0)
-        case "masked_float32" | "masked_float16":
-            return mask_bytes(table.dim)
-
-
-def packed_record_bytes(layout: Literal["planes", "stream"], bits: int, dim: int, row_scale: bool) -> int:
-    """Return the bytes of one packed record; a row of 0 bits has none (docs/artifact-format.md)."""
-    if bits == 0:
-        return 0
-    code_bytes = bits * ((dim + 7) // 8) if layout == "planes" else (dim * bits + 7) // 8
-    return code_bytes + (4 if row_scale else 0)
+    if table.codec == "planes" or table.codec == "stream":
+        if not 0 <= bits <= 8:
+            raise ValueError(f"{bits} bits; codes have 0 to 8")
+        return packed_record_bytes(table.codec, bits, table.dim, table.scales is None)
+    row_scale = 0 if table.scales is None else CODECS[table.codec].row_scale_bytes
+    return record_bytes(table.codec, table.dim) - row_scale
 
 
 def _segments(table: StoredTable) -> "ctypes.Array[_Segment]":

@@ -6,17 +6,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model_store.codecs import (
+    CODECS,
+    ROW_SCALE_BYTES,
+    divided_rows,
+    index_bytes,
+    mask_bytes,
+    masked_bytes,
+    packed_record_bytes,
+    record_bytes,
+)
 from model_store.manifest import Manifest, Table
 from model_store.pacing import pause
 from slimctr.errors import EngineError
 from slimctr.features.schema import FeatureSchema
-from slimctr.native.lookup import Codec, RowSegment, StoredTable, TableLookup, packed_record_bytes
-from slimctr.native.masked import check_index, index_bytes, mask_bytes, masked_bytes
+from slimctr.native.lookup import Codec, RowSegment, StoredTable, TableLookup
+from slimctr.native.masked import check_index
 
 Array = npt.NDArray[Any]
 
 _CHECK_BYTES = 1024 * 1024
-_ROW_SCALE_BYTES = 4
 
 
 def build_lookup(manifest: Manifest, tensors: Mapping[str, Array], schema: FeatureSchema) -> TableLookup:
@@ -107,7 +116,7 @@ def _segments(table: Table, codes: Array) -> tuple[RowSegment, ...]:
     if table.kept is not None:
         return _masked_segments(table, table.kept, codes)
     if table.divisor is not None:
-        rows = -(-table.rows // table.divisor) + table.divisor
+        rows = divided_rows(table.rows, table.divisor)
         if codes.dtype != np.float32 or codes.shape != (rows, table.dim):
             raise EngineError(
                 f"tensor '{table.codes}' is {codes.dtype} {codes.shape}; quotients and remainders of {table.rows} "
@@ -115,25 +124,22 @@ def _segments(table: Table, codes: Array) -> tuple[RowSegment, ...]:
             )
         _check_finite(table.codes, codes, np.float32)
         return (RowSegment(0, table.rows, 0, table.dim * codes.itemsize),)
-    dtype, columns = {
-        "float32": (np.float32, table.dim),
-        "float16": (np.float16, table.dim),
-        "int8_row": (np.uint8, table.dim + _ROW_SCALE_BYTES),
-    }[table.codec]
+    dtype = np.dtype(CODECS[table.codec].dtype)
+    columns = record_bytes(table.codec, table.dim) // dtype.itemsize
     if codes.dtype != dtype or codes.shape != (table.rows, columns):
         raise EngineError(
             f"tensor '{table.codes}' is {codes.dtype} {codes.shape}; "
-            f"{table.codec} needs {np.dtype(dtype)} {(table.rows, columns)}"
+            f"{table.codec} needs {dtype} {(table.rows, columns)}"
         )
     if table.codec == "int8_row":
-        _check_finite(table.codes, codes[:, -_ROW_SCALE_BYTES:], np.float16)
+        _check_finite(table.codes, codes[:, -ROW_SCALE_BYTES:], np.float16)
     else:
         _check_finite(table.codes, codes, dtype)
     return (RowSegment(0, table.rows, 0, columns * codes.itemsize),)
 
 
 def _masked_segments(table: Table, kept: int, codes: Array) -> tuple[RowSegment, ...]:
-    values = np.dtype(np.float32 if table.codec == "masked_float32" else np.float16)
+    values = np.dtype(CODECS[table.codec].dtype)
     size = masked_bytes(table.rows, table.dim, kept, 8 * values.itemsize)
     if codes.dtype != np.uint8 or codes.shape != (size,):
         raise EngineError(
@@ -172,7 +178,7 @@ def _packed_segments(table: Table, codes: Array) -> tuple[RowSegment, ...]:
             if placed.record_bytes:
                 end = placed.byte_base + placed.rows * placed.record_bytes
                 records = codes[placed.byte_base : end].reshape(placed.rows, placed.record_bytes)
-                _check_finite(table.codes, records[:, -_ROW_SCALE_BYTES:], np.float16)
+                _check_finite(table.codes, records[:, -ROW_SCALE_BYTES:], np.float16)
     return tuple(segments)
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from tiny_runs import tiny_dataset, tiny_run
 
+from model_store.codecs import index_bytes, mask_bytes
 from model_store.store import ModelStore
 from model_store.tensors import map_tensors, write_tensors
 from slimctr.compression import compress
 from slimctr.errors import EngineError
 from slimctr.export import publish_run
 from slimctr.native.lookup import RowSegment, StoredTable, TableLookup
-from slimctr.native.masked import index_bytes, mask_bytes
 from slimctr.scoring.tables import build_lookup
 
 TABLE = "embedding.user"

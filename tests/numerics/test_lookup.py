@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from reference_tables import int8_row_table, pack_row, packed_table, pool, unpack_row
 
-from slimctr.native.lookup import RowSegment, StoredTable, TableLookup, packed_record_bytes, widen
+from model_store.codecs import packed_record_bytes
+from slimctr.native.lookup import RowSegment, StoredTable, TableLookup, widen
 
 ROWS = 60
 DIMS = (1, 3, 7, 8, 9, 16, 40, 64, 65, 130)

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_tables import masked_table
 
+from model_store.codecs import mask_bytes, masked_bytes
 from slimctr.export.packing import masked_codes
 from slimctr.native.lookup import RowSegment, StoredTable, TableLookup
-from slimctr.native.masked import check_index, mask_bytes, masked_bytes
+from slimctr.native.masked import check_index
 from slimctr.networks import MaskedTable
 
 
