@@ -16,13 +16,16 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import DeadlineExceeded, QueueFull
+from service.errors import ClientGone, DeadlineExceeded, QueueFull
 from slimctr.features import EncodedBatch
 
 # A turn of the event loop costs a lone request as much as its look-up. Every 8th and 9th request asks, so that of a
 # steady group it is not always the last one, which nobody follows.
 LONE_TURNS = 64
 ASKED_TURNS = 8, 9
+
+# Every client waits this long; asking whether it is still there costs a microsecond.
+PATIENCE_S = 0.002
 
 FloatRow = npt.NDArray[np.float32]
 
@@ -35,6 +38,14 @@ class Engine(Protocol):
 
     def run_network(self, stored: FloatRow) -> FloatRow:
         """Return the logits (B,)."""
+
+
+class Client(Protocol):
+    """Who waits for the scores; asked on the event loop."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody would receive them."""
 
 
 class QueueObserver(Protocol):
@@ -66,6 +77,7 @@ class _Waiting:
     enqueued_s: float
     deadline_s: float
     logits: FloatRow
+    client: Client | None = None
     outcome: Scored | BaseException | None = None
     answer: asyncio.Future[None] | None = None
     taken: int = 0
@@ -194,10 +206,12 @@ class BatchQueue:
                 f"{self.waiting_rows} rows are waiting and {rows} more would pass max_queue_rows ({self.max_queue_rows})"
             )
 
-    async def score(self, batch: EncodedBatch, *, variant: str, deadline_s: float) -> Scored:
+    async def score(
+        self, batch: EncodedBatch, *, variant: str, deadline_s: float, client: Client | None = None
+    ) -> Scored:
         """Return the logits of `batch` in its own order; `deadline_s` is a time of the queue's clock.
 
-        Raises QueueFull, DeadlineExceeded, or what the engine raised.
+        Raises QueueFull, DeadlineExceeded, ClientGone when it waited until `client` had gone, or what the engine raised.
         """
         rows = len(batch)
         now = self.clock()
@@ -210,7 +224,7 @@ class BatchQueue:
             logits, lookup_s, infer_s = _run(self.engine, batch)
             self.observer.executed(variant, rows, lookup_s, infer_s)
             return Scored(logits, 0.0, lookup_s, infer_s)
-        request = _Waiting(batch, rows, variant, now, deadline_s, np.empty(rows, np.float32))
+        request = _Waiting(batch, rows, variant, now, deadline_s, np.empty(rows, np.float32), client)
         self._waiting.append(request)
         self.waiting_rows += rows
         try:
@@ -263,14 +277,19 @@ class BatchQueue:
             timer.cancel()
 
     def take(self) -> _Execution | None:
-        """Remove the next batch from the queue; None when only expired requests waited."""
+        """Remove the next batch from the queue; None when only requests waited that nobody waits for any more."""
         parts: list[_Part] = []
         room = self.max_batch_rows
         split: list[_Waiting] = []
         while self._waiting and room:
             request = self._waiting[0]
-            if self.clock() >= request.deadline_s:
+            now = self.clock()
+            if now >= request.deadline_s:
                 self._expire(request)  # the timer is late; an expired request is never computed
+                continue
+            if request.client is not None and now - request.enqueued_s >= PATIENCE_S and request.client.gone:
+                self._withdraw(request)
+                request.settle(ClientGone(f"the client left while its {request.rows} rows were queued"))
                 continue
             left = request.rows - request.taken
             if left > room and request.rows <= self.max_batch_rows:
@@ -280,7 +299,7 @@ class BatchQueue:
             parts.append(_Part(request, request.taken, rows))
             request.taken += rows
             if request.started_s == 0.0:
-                request.started_s = self.clock()
+                request.started_s = now
             room -= rows
             self.waiting_rows -= rows
             if request.taken < request.rows:

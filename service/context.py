@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_store.names import REQUEST_ID
-from service.errors import problem_kind, problem_of, problem_response
+from service.errors import CLIENT_GONE_STATUS, problem_kind, problem_of, problem_response
+from service.http.connections import Connection
 from service.lifecycle import Lifecycle
 from service.telemetry.metrics import Metrics
 from service.telemetry.tally import Tally
@@ -34,16 +35,18 @@ class RequestContext:
 
     `trace_id` goes into the log line, the header `X-Request-ID` of the answer and error documents. Callers and proxies
     repeat theirs for retries and for every call of a page view, so outcomes name the answer by `exposure_id`: a
-    random identifier, or what `name_exposure` was given (then `named`). `releases` are called at its end.
+    random identifier, or what `name_exposure` was given (then `named`). `releases` are called at its end, `answered`
+    with the seconds that the request took and whether its client was there to be answered.
     """
 
     trace_id: str
     exposure_id: str
     received_s: float
     under_v2: bool
+    connection: Connection | None = None
     named: bool = False
     log: dict[str, Any] = field(default_factory=dict)
-    answered: Callable[[float], None] | None = None
+    answered: Callable[[float, bool], None] | None = None
     releases: list[Callable[[], None]] = field(default_factory=list)
 
     def name_exposure(self, given: str) -> None:
@@ -98,6 +101,7 @@ class ContextMiddleware:
             made_up,
             time.perf_counter(),
             path.startswith("/v2/") or path == "/v2",
+            scope.get("slimctr.connection"),
         )
         scope["slimctr.context"] = context
         status = 0
@@ -106,6 +110,13 @@ class ContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                # Asked before the answer is sent: a client that has read it may leave at once.
+                if (
+                    context.answered is not None
+                    and context.connection is not None
+                    and context.connection.gone
+                ):
+                    status = CLIENT_GONE_STATUS
                 message["headers"] = headers = [
                     *message.get("headers", ()),
                     (b"x-request-id", context.trace_id.encode()),
@@ -121,6 +132,7 @@ class ContextMiddleware:
             if status:
                 logger.exception("the answer broke off", extra={"request_id": context.trace_id})
                 raise
+            context.answered = None
             if problem_kind(error).status == 500:
                 logger.exception("internal error", extra={"request_id": context.trace_id})
             problem = problem_of(error, under_v2=context.under_v2)
@@ -144,7 +156,7 @@ class ContextMiddleware:
         # Let go of it: servers keep requests in cycles, and this one leads to the model and the batch.
         answered, context.answered = context.answered, None
         if answered is not None:
-            answered(duration_s)
+            answered(duration_s, status != CLIENT_GONE_STATUS)
         route = route_template(scope)
         self._durations(scope["method"], route, status).observe(duration_s)
         if route not in UNLOGGED_ROUTES and logger.isEnabledFor(logging.INFO):

@@ -151,6 +151,10 @@ class NotReady(Unavailable):
     """The version or the service is not ready yet."""
 
 
+class ClientGone(ServiceError):
+    """The client left before its request was scored; nobody reads the answer."""
+
+
 class DeadlineExceeded(ServiceError):
     """The deadline passed while the request was queued or computed."""
 
@@ -165,6 +169,8 @@ class ProblemKind:
     cure: str
 
 
+# What servers in front write into their logs when a client left; nobody receives it.
+CLIENT_GONE_STATUS = 499
 INTERNAL = ProblemKind(
     500, "internal", "The service failed", "The log has the details under the request id; report it."
 )
@@ -268,6 +274,12 @@ PROBLEMS: dict[type[Exception], ProblemKind] = {
     ),
     NotReady: ProblemKind(
         503, "not-ready", "The model or service is not ready", "Try again after Retry-After seconds."
+    ),
+    ClientGone: ProblemKind(
+        CLIENT_GONE_STATUS,
+        "client-gone",
+        "The client left before it was answered",
+        "Raise the timeout of the client, or send fewer rows.",
     ),
     DeadlineExceeded: ProblemKind(
         504,

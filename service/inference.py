@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from service.batching import Scored
 from service.context import RequestContext
-from service.errors import BadTensor, DeadlineExceeded, InvalidInput, NonFiniteScore, NotReady, QueueFull
+from service.errors import (
+    BadTensor,
+    ClientGone,
+    DeadlineExceeded,
+    InvalidInput,
+    NonFiniteScore,
+    NotReady,
+    QueueFull,
+)
 from service.experiments import Assignment, Experiments, ScoredRequest
 from service.instruments import VariantInstruments, failure_reason
 from service.intake import LARGE_BODY_BYTES
@@ -152,7 +160,7 @@ class Inference:
     ) -> Answer:
         """Return the scores of one request; `deadline_s` is on the monotonic clock.
 
-        Raises QueueFull, DeadlineExceeded, InvalidInput, NonFiniteScore.
+        Raises QueueFull, DeadlineExceeded, ClientGone, InvalidInput, NonFiniteScore.
         """
         context, serving, instruments = choice.context, choice.serving, choice.instruments
         serving.queue.check_room(rows)
@@ -160,9 +168,13 @@ class Inference:
         if size_bytes <= LARGE_BODY_BYTES:
             batch = encode(encoder)
         else:
+            if context.connection is not None and context.connection.gone:
+                raise ClientGone("the client left before its rows were encoded")
             batch = await self._decoder.run("encode", lambda: encode(encoder), deadline_s)
         input_s = time.perf_counter() - context.received_s
-        stages = await serving.queue.score(batch, variant=choice.assignment.variant, deadline_s=deadline_s)
+        stages = await serving.queue.score(
+            batch, variant=choice.assignment.variant, deadline_s=deadline_s, client=context.connection
+        )
         pctr, is_finite = probabilities(stages.logits)
         if not is_finite:
             self._metrics.input_issues_total.labels(choice.model, "nonfinite_score").inc()
@@ -173,8 +185,6 @@ class Inference:
         instruments.queue_s.observe(stages.queue_s)
         instruments.lookup_s.observe(stages.lookup_s)
         instruments.infer_s.observe(stages.infer_s)
-        instruments.request_rows.observe(rows)
-        instruments.rows.add(rows)
         if choice.version.counts is not None:
             choice.version.counts.add(batch, choice.schema)
         context.log.update(
@@ -184,7 +194,7 @@ class Inference:
         )
         answer = Answer(batch, stages.logits, pctr, input_s, stages)
         request = RequestValues(encode, size_bytes)
-        context.answered = lambda total_s: self._answered(choice, answer, request, total_s)
+        context.answered = lambda total_s, reached: self._answered(choice, answer, request, total_s, reached)
         return answer
 
     def require_one_encoding(self, choice: Choice) -> None:
@@ -197,9 +207,17 @@ class Inference:
                 "encoded ids fit one of them only: name a version, or send values to /v1/predict"
             )
 
-    def _answered(self, choice: Choice, answer: Answer, request: RequestValues, total_s: float) -> None:
-        """Account for a response that was handed over; the experiment hears of it only now."""
+    def _answered(
+        self, choice: Choice, answer: Answer, request: RequestValues, total_s: float, reached: bool
+    ) -> None:
+        """Account for a response; the experiment hears of it only now, and not of one that reached nobody."""
+        if not reached:
+            choice.instruments.failed("canceled")
+            choice.version.statistics.fail.add(total_s)
+            return
         stages = answer.stages
+        choice.instruments.request_rows.observe(len(answer.batch))
+        choice.instruments.rows.add(len(answer.batch))
         compute_s = stages.lookup_s + stages.infer_s
         choice.instruments.total_s.observe(total_s)
         choice.instruments.output_s.observe(max(0.0, total_s - answer.input_s - stages.queue_s - compute_s))

@@ -1,6 +1,6 @@
 """Binds the request metrics to a model, version and variant once, so that a request only adds numbers."""
 
-from service.errors import DeadlineExceeded, InvalidInput, QueueFull, ServiceError
+from service.errors import ClientGone, DeadlineExceeded, InvalidInput, QueueFull, ServiceError
 from service.statistics import Statistics
 from service.telemetry.metrics import Metrics
 
@@ -78,6 +78,8 @@ def failure_reason(error: BaseException) -> str:
         return "timeout"
     if isinstance(error, InvalidInput):
         return "invalid"
+    if isinstance(error, ClientGone):
+        return "canceled"
     if isinstance(error, ServiceError):
         return "other"
     return "backend" if isinstance(error, Exception) else "canceled"

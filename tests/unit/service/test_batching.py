@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from service.batching import LONE_TURNS, BatchQueue, Compute, Scored
-from service.errors import DeadlineExceeded, QueueFull
+from service.errors import ClientGone, DeadlineExceeded, QueueFull
 from slimctr.features import EncodedBatch
 
 FAR_S = 60.0
@@ -336,3 +336,62 @@ def test_no_batch_exceeds_the_limit_and_no_row_is_lost(
     assert sorted(row for rows in engine.executed for row in rows) == sorted(
         row for rows in wanted for row in rows
     )
+
+
+@dataclass
+class Someone:
+    """A client that leaves when the test says so; counts how often it was asked."""
+
+    is_gone: bool = False
+    asked: int = 0
+
+    @property
+    def gone(self) -> bool:
+        self.asked += 1
+        return self.is_gone
+
+
+@pytest.mark.parametrize("taken", [0, 4], ids=["before its first batch", "between its batches"])
+def test_rows_of_a_client_that_left_are_not_computed(compute: Compute, taken: int) -> None:
+    async def work() -> None:
+        engine = Engine()
+        now = [100.0]
+        queue = queue_of(compute, engine, clock=lambda: now[0])
+        leaving, staying = Someone(), Someone()
+        blocking = await held(queue, engine) if taken == 0 else None
+        rows = (
+            asyncio.create_task(
+                queue.score(batch_of(*ids), variant="v", deadline_s=now[0] + FAR_S, client=client)
+            )
+            for ids, client in (((1, 2, 3, 4, 5, 6), leaving), ((7, 8), staying))
+        )
+        first, second = rows
+        await asyncio.sleep(0)
+        if taken:
+            assert await asyncio.to_thread(engine.entered.wait, FAR_S)
+        now[0] += 1.0
+        leaving.is_gone = True
+        engine.gate.set()
+        with pytest.raises(ClientGone, match="6 rows"):
+            await first
+        assert (await second).logits.tolist() == [7, 8]
+        if blocking is not None:
+            await blocking
+        executed = [row for rows in engine.executed for row in rows]
+        assert 5 not in executed
+        assert (1 in executed) == (taken > 0)
+        assert queue.waiting_rows == 0
+
+    asyncio.run(work())
+
+
+def test_a_client_is_asked_only_after_a_wait_that_costs_more_than_asking(compute: Compute) -> None:
+    async def work() -> None:
+        engine, client, now = Engine(), Someone(is_gone=True), 100.0
+        engine.gate.set()
+        queue = queue_of(compute, engine, clock=lambda: now)
+        scored = await queue.score(batch_of(1), variant="v", deadline_s=now + FAR_S, client=client)
+        assert scored.logits.tolist() == [1]
+        assert client.asked == 0
+
+    asyncio.run(work())
