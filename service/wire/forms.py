@@ -161,6 +161,20 @@ class Scanned(NamedTuple):
         return self.table.rows
 
 
+class Reread:
+    """A form of a large body, gone once it is encoded: who encodes it again, as a shadow does, has it read again."""
+
+    def __init__(self, form: Form, read: Callable[[], Form]) -> None:
+        self._form: Form | None = form
+        self._read = read
+        self.rows = form.rows
+
+    def take(self) -> Form:
+        """Return the values; the caller discards them."""
+        form, self._form = self._form or self._read(), None
+        return form
+
+
 class Batches(NamedTuple):
     """An Arrow stream: a column per field."""
 
@@ -180,16 +194,19 @@ class Batches(NamedTuple):
             raise InvalidInput([Fault(pointer, str(error), _issue(error))]) from None
 
 
-def encode(form: Form | Scanned | Batches, encoder: Encoder) -> EncodedBatch:
+def encode(form: Form | Reread | Scanned | Batches, encoder: Encoder) -> EncodedBatch:
     """Return the batch; raise InvalidInput that lists every wrong value, up to 20, in the order they are found."""
     if isinstance(form, Batches):
         return form.encode(encoder)
-    if not isinstance(form, Scanned):
+    if isinstance(form, Scanned):
+        batch = encoder.encode_json(form.table, form.context)
+        if batch is not None:
+            return batch
+        values = form.read()
+    elif isinstance(form, Reread):
+        values = form.take()
+    else:
         return _encode_values(form, encoder)
-    batch = encoder.encode_json(form.table, form.context)
-    if batch is not None:
-        return batch
-    values = form.read()
     try:
         return _encode_values(values, encoder)
     finally:
@@ -200,11 +217,10 @@ def _encode_values(form: Form, encoder: Encoder) -> EncodedBatch:
     try:
         return form.encode(encoder)
     except FeatureError as error:
+        error.with_traceback(None)  # its frames hold values, which could not be taken down in pieces then
         # What is wrong with the whole, as columns of different lengths are, is no fault of one value.
         faults = list(islice(_wrong_values(form, encoder), MAX_LISTED_FAULTS)) or [error]
-        refused = InvalidInput([_fault(form, fault) for fault in faults])
-        discard(form.values)
-        raise refused from None
+        raise InvalidInput([_fault(form, fault) for fault in faults]) from None
 
 
 def _wrong_values(form: Form, encoder: Encoder) -> Iterator[FeatureError]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import orjson
 
 from model_store.names import LABEL, MODEL, REQUEST_ID, UNIT_ID, VERSION, NameRule
 from service.errors import MAX_LISTED_FAULTS, BadJson, Fault, InvalidInput, ServiceError, TooLarge
-from service.wire.forms import Batches, Columns, Form, Row, Rows, Scanned, Slate
+from service.wire.forms import Batches, Columns, Form, Reread, Row, Rows, Scanned, Slate
 from service.wire.json_body import load_json
 from service.wire.pointers import pointer_to
 from slimctr.features import EncodedBatch
@@ -24,6 +25,7 @@ SLATE = ("context", "candidates")
 MEMBERS = frozenset({*FORMS, "model", "version", "label", "unit_id", "request_id", "include"})
 # Members that hold values; everything else of a request is short.
 LARGE = frozenset((name,) for name in FORMS)
+LARGE_BODY_BYTES = 2**16
 MAX_NAMES = 2**16
 """Fields of a row, or columns; only those of a schema can be scored."""
 
@@ -31,7 +33,7 @@ MAX_NAMES = 2**16
 class Predict(NamedTuple):
     """A checked request: who asks, of what, and the batch still in its own form."""
 
-    form: Form | Scanned | Batches
+    form: Form | Reread | Scanned | Batches
     model: str | None
     version: int | None
     label: str | None
@@ -54,10 +56,7 @@ def read_predict(body: bytes, max_rows: int, deadline_s: float = math.inf) -> Pr
     if not isinstance(context, dict) or (context and not context.keys().isdisjoint(table.fields())):
         return _read_whole(body, max_rows, deadline_s)
 
-    def read() -> Form:
-        return _read_form(_read_json(body, max_rows, deadline_s), []) or Rows([])
-
-    return read_document(envelope, Scanned(table, context, read), max_rows)
+    return read_document(envelope, Scanned(table, context, partial(_read_values, body, max_rows)), max_rows)
 
 
 def read_document(document: Any, found: Scanned | Batches | None, max_rows: int) -> Predict:
@@ -114,10 +113,18 @@ def oov_rows(batch: EncodedBatch) -> list[int]:
 def _read_whole(body: bytes, max_rows: int, deadline_s: float) -> Predict:
     document = _read_json(body, max_rows, deadline_s)
     try:
-        return read_document(document, None, max_rows)
+        asked = read_document(document, None, max_rows)
     except ServiceError:
         discard(document)
         raise
+    if len(body) <= LARGE_BODY_BYTES or isinstance(asked.form, Scanned | Batches | Reread):
+        return asked
+    return asked._replace(form=Reread(asked.form, partial(_read_values, body, max_rows)))
+
+
+def _read_values(body: bytes, max_rows: int) -> Form:
+    """Return the values of a body that was read before; a shadow comes back to it when no deadline counts any more."""
+    return _read_form(_read_json(body, max_rows, math.inf), []) or Rows([])
 
 
 def _read_json(body: bytes, max_rows: int, deadline_s: float) -> Any:

@@ -19,6 +19,7 @@ from slimctr.features.columns import (
     row_of,
 )
 from slimctr.features.schema import Field
+from slimctr.native.json_pieces import discard
 
 Spans = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
 """Bytes, the first byte of each key, the byte behind each key."""
@@ -59,6 +60,7 @@ class Cells:
         if len(self._values) <= STEP_CELLS:
             return self._texts(0)
         steps = [self._texts(start) for start in range(0, len(self._values), STEP_CELLS)]
+        discard(self._values)
         shifts = np.cumsum([0, *(len(data) for data, _, _ in steps[:-1])])
         return (
             np.concatenate([data for data, _, _ in steps]),
@@ -70,7 +72,9 @@ class Cells:
         """Return numeric cells as float64 (n,), None as NaN. Raises BadValue for all but finite numbers."""
         if len(self._values) <= STEP_CELLS:
             return self._numbers(0)
-        return np.concatenate([self._numbers(start) for start in range(0, len(self._values), STEP_CELLS)])
+        steps = [self._numbers(start) for start in range(0, len(self._values), STEP_CELLS)]
+        discard(self._values)
+        return np.concatenate(steps)
 
     def _texts(self, start: int) -> Spans:
         texts = self._values[start : start + STEP_CELLS]

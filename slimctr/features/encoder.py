@@ -18,6 +18,7 @@ from slimctr.features.columns import Column, TextColumn, json_name, missing_fiel
 from slimctr.features.schema import FeatureSchema, Field
 from slimctr.features.vocabulary import Vocabulary
 from slimctr.native.ids import IdLimits, known_rows
+from slimctr.native.json_pieces import discard
 from slimctr.native.json_table import JsonTable
 from slimctr.native.keys import SpanColumns, encode_spans
 
@@ -215,7 +216,7 @@ class Encoder:
             assembly.add(position, cells)
             assembly.look_up(self.vocabulary)
         except FeatureError as error:
-            return error
+            return error.with_traceback(None)
         return None
 
     def _json_plan(self, names: bytes) -> _JsonPlan | None:
@@ -248,10 +249,15 @@ class Encoder:
         assembly = Assembly(self.schema, table.rows, shared, log=False)
         for position, column in plan.valued:
             name = self.schema.names[position]
-            values = [context.get(name)] if column is None else table.values(column)
+            if column is None:
+                assembly.add(position, [context.get(name)])
+                continue
+            values = table.values(column)
             if values is None:
                 return None
             assembly.add(position, values)
+            if table.is_large:
+                discard(values)
         return assembly.look_up(self.vocabulary)
 
     def _limits_of(self, positions: Sequence[int]) -> IdLimits:

@@ -70,6 +70,11 @@ class JsonTable:
     other: frozenset[int]
     member: tuple[int, int]
 
+    @property
+    def is_large(self) -> bool:
+        """Whether its values are so many that they should be made and taken down in pieces."""
+        return len(self.text) > _LARGE
+
     def fields(self) -> list[str]:
         """Return the names of the columns."""
         return self.names.decode().split('"')[:-1]
@@ -89,7 +94,7 @@ class JsonTable:
             if room < 0:  # other threads get their turn between two pieces
                 values += _read(tokens)
                 tokens, room = [], PIECE_BYTES
-            if len(self.text) > _LARGE and self.text[first] == 0x5B and _is_nested(self.text, first, end):
+            if self.is_large and self.text[first] == 0x5B and _is_nested(self.text, first, end):
                 return None
             if end - first > PIECE_BYTES:
                 values.append(load_in_pieces(self._token(first, end), _load))
