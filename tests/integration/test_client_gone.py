@@ -1,5 +1,6 @@
 """A client that left before its answer: no exposure, no shadow, no success, and no work that nobody waits for."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -16,6 +17,8 @@ from live_service import WAIT_SECONDS, LiveService, live_service
 
 from service import batching
 from service.batching import BatchQueue
+from service.intake import LARGE_BODY_BYTES
+from service.wire import v1
 
 EXPERIMENT = {
     "key": "gone",
@@ -228,3 +231,42 @@ def test_a_client_that_reads_its_answer_and_leaves_at_once_was_exposed(service: 
     found = change(before, counts(service))
     assert (found["exposed"], found["canceled"]) == (20, 0)
     assert all(joined(service, f"quick-{number}") for number in range(20))
+
+
+def test_a_large_body_that_waited_for_its_turn_is_not_encoded(
+    service: LiveService, queue: BatchQueue
+) -> None:
+    engine: Any = queue.engine
+    engine.gate.set()
+    decoder, held = service.app.state.decoder, threading.Event()
+    holding = asyncio.run_coroutine_threadsafe(
+        decoder.run("decode", lambda: held.wait(WAIT_SECONDS), time.monotonic() + WAIT_SECONDS), service.loop
+    )
+    before, large = counts(service), {"unit_id": "u1", "instances": raw_rows(2000)}
+    request = predict({**large, "request_id": "large"})
+    assert len(request[2]) > LARGE_BODY_BYTES
+    with send(service, request):
+        until(lambda: len(decoder._waiting["decode"]) == 1)
+    held.set()
+    assert holding.result(WAIT_SECONDS)
+    until(lambda: counts(service)["canceled"] > before["canceled"])
+    assert change(before, counts(service)) == {**CANCELED, **NOTHING}
+    assert engine.rows == []
+
+
+def test_an_answer_that_could_not_be_written_is_no_exposure(
+    service: LiveService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(answer: object) -> bytes:
+        raise LookupError("a fault in the writer")
+
+    before = counts(service)
+    with monkeypatch.context() as patched:
+        patched.setattr(v1, "write_predict", broken)
+        path, media_type, body = rows_of("unwritten")
+        response = service.http.post(path, content=body, headers={"content-type": media_type})
+    assert response.status_code == 500
+    found = change(before, counts(service))
+    assert {name: found[name] for name in ANSWERED} == NOTHING
+    assert (found["failed"], found["canceled"]) == (1, 0)
+    assert not joined(service, "unwritten")
