@@ -57,3 +57,29 @@ def open_log(
     if log_format == "avazu":
         return AvazuLog(path)
     return LibfmLog(path)
+
+
+class LogInParts:
+    """Several files that are one log, read one after another."""
+
+    def __init__(self, parts: list[ClickLog]):
+        self._parts = parts
+        self._done = 0
+        self.left_out = parts[0].left_out
+
+    @property
+    def fraction(self) -> float:
+        """Share of the files read, each file counting the same."""
+        return min(
+            (self._done + self._parts[min(self._done, len(self._parts) - 1)].fraction) / len(self._parts), 1.0
+        )
+
+    def infer_schema(self) -> FeatureSchema:
+        """Return the schema that the first file suggests."""
+        return self._parts[0].infer_schema()
+
+    def batches(self, schema: FeatureSchema, errors: ParseErrors) -> Iterator[pa.RecordBatch]:
+        """Yield clean batches (see ClickLog)."""
+        for done, part in enumerate(self._parts):
+            self._done = done
+            yield from part.batches(schema, errors)

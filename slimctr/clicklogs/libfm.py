@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from slimctr.clicklogs.layout_guess import guess_format
 from slimctr.clicklogs.parse_errors import ParseErrors
-from slimctr.clicklogs.rows import LABEL_COLUMN, RawBatch, RowChecker, clean_batch
+from slimctr.clicklogs.rows import LABEL_COLUMN, RawBatch, RowChecker, clean_batch, parse_numbers
 from slimctr.clicklogs.sources import ByteSource, first_line
 from slimctr.errors import LogFormatError
 from slimctr.features import FeatureSchema, Field
@@ -20,7 +20,6 @@ SAMPLED_LINES = 10_000
 PAIR = r"^(?P<index>[0-9]+):(?P<value>[^:]+)$"
 FIELD_PAIR = r"^(?P<field>[0-9]{1,6}):(?P<index>[0-9]+):(?P<value>[^:]+)$"
 FIELD_NAME = re.compile(r"f(0|[1-9][0-9]{0,5})")
-ONES = pa.array(["1", "1.0", "+1"])
 
 
 class LibfmLog:
@@ -148,9 +147,8 @@ class _Pairs:
         rows = self.rows[here]
         lines = len(self.per_line)
         if field.kind == "categorical":
-            other = pc.invert(pc.is_in(self.values.take(pa.array(here)), value_set=ONES)).to_numpy(
-                zero_copy_only=False
-            )
+            numbers = parse_numbers(self.values.take(pa.array(here)))
+            other = ~pc.fill_null(pc.equal(numbers, 1.0), False).to_numpy(zero_copy_only=False)
             check.refuse(
                 _mark(rows[other], lines),
                 lambda row: f"categorical field '{field.name}' has a value other than 1: declare it numeric",

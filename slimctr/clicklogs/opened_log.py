@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from slimctr.clicklogs.click_log import open_log
+from slimctr.clicklogs.click_log import ClickLog, LogInParts, open_log
 from slimctr.clicklogs.settings import LABELED_FORMATS, PrepareSettings
 from slimctr.clicklogs.splits import (
     SPLITS,
@@ -16,6 +16,8 @@ from slimctr.clicklogs.splits import (
     SplitLog,
     SplitRule,
     find_split_files,
+    is_in_parts,
+    part_files,
     partitions,
 )
 from slimctr.clicklogs.synthetic import SyntheticLog, SyntheticSpec
@@ -49,34 +51,46 @@ class OpenedLog:
 
 def open_source(settings: PrepareSettings) -> OpenedLog:
     """Open the log; its first training file suggests the schema. Raises LogFormatError."""
-    if settings.source is not None and settings.source.is_dir():
-        return _open_folder(settings, settings.source)
-    synthetic = SyntheticLog(settings.synthetic or SyntheticSpec())
-    log = open_log(settings.source, settings.log_format, settings.label) if settings.source else synthetic
-    is_cut = settings.split is not None or settings.vocabulary_of is None
-    split_log = RowSplits(log, settings.split or SplitRule()) if is_cut else OnlyTest(log)
-    if settings.source is None:
+    source = settings.source
+    if source is None:
+        synthetic = SyntheticLog(settings.synthetic or SyntheticSpec())
         every_value = synthetic.every_value if synthetic.spec.all_ids else None
-        return OpenedLog(split_log, log.infer_schema(), every_value=every_value)
-    return OpenedLog(
-        split_log, log.infer_schema(), settings.source.parent, (settings.source,), left_out=log.left_out
-    )
+        return OpenedLog(_cut(synthetic, settings), synthetic.infer_schema(), every_value=every_value)
+    if source.is_file():
+        log = open_log(source, settings.log_format, settings.label)
+        return OpenedLog(
+            _cut(log, settings), log.infer_schema(), source.parent, (source,), left_out=log.left_out
+        )
+    if is_in_parts(source):
+        paths = part_files(source)
+        logs, left_out = _open_files(settings, source, {path: path.relative_to(source) for path in paths})
+        whole = LogInParts([logs[path] for path in paths])
+        return OpenedLog(_cut(whole, settings), whole.infer_schema(), source, tuple(paths), left_out)
+    files = find_split_files(source, may_lack_splits=settings.vocabulary_of is not None)
+    inside = {path: Path(*path.relative_to(source).parts[1:]) for split in SPLITS for path in files[split]}
+    logs, left_out = _open_files(settings, source, inside)
+    by_split = {split: [logs[path] for path in files[split]] for split in SPLITS}
+    first = next(iter(logs.values()))
+    return OpenedLog(FileSplits(by_split), first.infer_schema(), source, tuple(inside), left_out)
 
 
-def _open_folder(settings: PrepareSettings, folder: Path) -> OpenedLog:
-    files = find_split_files(folder, may_lack_splits=settings.vocabulary_of is not None)
-    paths = tuple(path for split in SPLITS for path in files[split])
-    columns = {path: partitions(path.relative_to(folder)) for path in paths}
+def _cut(log: ClickLog, settings: PrepareSettings) -> SplitLog:
+    if settings.split is None and settings.vocabulary_of is not None:
+        return OnlyTest(log)
+    return RowSplits(log, settings.split or SplitRule())
+
+
+def _open_files(
+    settings: PrepareSettings, folder: Path, files: dict[Path, Path]
+) -> tuple[dict[Path, ClickLog], tuple[str, ...]]:
+    """Return the readers of files, given with their paths below the folder of their log, and the columns left out."""
+    columns = {path: partitions(inside) for path, inside in files.items()}
     names = tuple(dict.fromkeys(name for values in columns.values() for name in values))
-    lacking = next((path for path in paths if set(columns[path]) != set(names)), None)
+    lacking = next((path for path in files if set(columns[path]) != set(names)), None)
     if lacking is not None:
         raise LogFormatError(
-            f"{lacking} does not lie in a folder for each of {', '.join(names)}, as other files do"
+            f"{lacking} does not lie in a folder for each of {', '.join(names)}, as other files of {folder} do"
         )
-    logs = {
-        split: [open_log(path, settings.log_format, settings.label, columns[path]) for path in files[split]]
-        for split in SPLITS
-    }
-    first = next(log for split in SPLITS for log in logs[split])
-    left_out = first.left_out if settings.log_format in LABELED_FORMATS else names
-    return OpenedLog(FileSplits(logs), first.infer_schema(), folder, paths, left_out)
+    logs = {path: open_log(path, settings.log_format, settings.label, columns[path]) for path in files}
+    first = next(iter(logs.values()))
+    return logs, first.left_out if settings.log_format in LABELED_FORMATS else names

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slimctr.clicklogs.click_log import LogFormat
-from slimctr.clicklogs.splits import SplitRule
+from slimctr.clicklogs.splits import SplitRule, is_in_parts
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.errors import ConfigError, LogFormatError
 from slimctr.features import FeatureSchema
@@ -52,7 +52,7 @@ def check_settings(settings: PrepareSettings) -> None:
         raise ConfigError(
             f"--label names a column of csv or parquet: in format {log_format} the label has its place"
         )
-    if settings.split is not None and source is not None and source.is_dir():
+    if settings.split is not None and source is not None and source.is_dir() and not is_in_parts(source):
         raise ConfigError(
             f"--split, --split-order and --seed cut one file, but {source} is a directory, whose files name their "
             "split: leave them out, or name one file"

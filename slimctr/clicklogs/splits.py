@@ -35,6 +35,10 @@ NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """The name that Hive and Spark give to the folder of rows without a value."""
 
 
+_PART = re.compile(r"part-|[0-9]{6}_[0-9]+")
+"""How Spark and Hive begin the names of their files: part-00000-….parquet, 000000_0."""
+
+
 class SplitLog(Protocol):
     """A click log whose rows know their split."""
 
@@ -67,7 +71,7 @@ def find_split_files(folder: Path, *, may_lack_splits: bool = False) -> dict[str
         if _is_hidden(path.name) or not (path.is_dir() or _plain(path).suffix in LOG_SUFFIXES):
             continue
         name = path.name if path.is_dir() else _plain(path).stem
-        splits = [split for split, mark in FILE_MARKS.items() if mark.search(name)]
+        splits = _splits_in(name)
         if len(splits) > 1:
             raise LogFormatError(f"{path} names two splits ({', '.join(splits)}): rename it")
         for split in splits:
@@ -89,17 +93,35 @@ def find_split_files(folder: Path, *, may_lack_splits: bool = False) -> dict[str
     return found
 
 
-def partitions(path: Path) -> dict[str, str | None]:
-    """Return what the folders of a file inside a split's folder say of all its rows: {"dt": "2024-01-31"}.
+def is_in_parts(path: Path) -> bool:
+    """Tell whether a path is a folder that a job wrote as one log: nothing but parts, partitions and markers."""
+    if not path.is_dir():
+        return False
+    names = [entry.name for entry in path.iterdir() if not _is_hidden(entry.name)]
+    return bool(names) and all(_PART.match(name) or ("=" in name and not _splits_in(name)) for name in names)
 
-    `path` is relative to the folder of the splits; the first part names the split.
-    """
+
+def part_files(folder: Path) -> list[Path]:
+    """Return the files of one log in parts, by path. Raises LogFormatError for none, and for a file of another kind."""
+    paths = _part_files(folder)
+    _refuse_copies(paths)
+    if not paths:
+        raise LogFormatError(f"{folder} holds no part of a log that is not empty")
+    return paths
+
+
+def partitions(path: Path) -> dict[str, str | None]:
+    """Return what the folders of a path, relative to the folder of a log, say of all its rows: {"dt": "2024-01-31"}."""
     values: dict[str, str | None] = {}
-    for part in path.parts[1:-1]:
+    for part in path.parts[:-1]:
         name, equals, value = part.partition("=")
         if equals:
             values[unquote(name)] = None if value in ("", NO_PARTITION) else unquote(value)
     return values
+
+
+def _splits_in(name: str) -> list[str]:
+    return [split for split, mark in FILE_MARKS.items() if mark.search(name)]
 
 
 def _is_hidden(name: str) -> bool:

@@ -96,9 +96,9 @@ class ParquetLog:
             check_type(self._path, name, kind, is_numeric=name in numeric)
         numbers = numeric | {self._label}
         start = 0
-        with pq.ParquetFile(self._path, memory_map=True) as file:
+        with self._opened() as file:
             total = max(file.metadata.num_rows, 1)
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
+            for batch in self._read(file, columns):
                 check = RowChecker(batch.num_rows)
                 texts = {
                     name: as_text(name, batch.column(name), check, is_number=name in numbers)
@@ -111,6 +111,18 @@ class ParquetLog:
                 raw = _with_constants(raw, self._constants)
                 yield clean_batch(raw, self._label, schema, errors, check)
         self.fraction = 1.0
+
+    def _opened(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self._path, memory_map=True)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise LogFormatError(f"{self._path} is no Parquet file: {error}") from error
+
+    def _read(self, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise LogFormatError(f"{self._path} is damaged and cannot be read: {error}") from error
 
 
 def _with_constants(raw: RawBatch, constants: dict[str, str | None]) -> RawBatch:

@@ -156,6 +156,7 @@ def test_a_text_is_one_key(tmp_path, cells):
     for request in (
         *requests(cells).values(),
         arrow_request(column),
+        arrow_request(column.cast(pa.string_view())),
         arrow_request(column.dictionary_encode()),
     ):
         assert ids_of(request(encoder)) == expected

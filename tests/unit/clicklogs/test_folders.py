@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slimctr.clicklogs import Dataset, PrepareSettings, prepare
+from slimctr.clicklogs import Dataset, PrepareSettings, SplitRule, prepare
 from slimctr.clicklogs.splits import find_split_files, partitions
 from slimctr.errors import LogFormatError
 
@@ -113,15 +113,13 @@ def test_a_refused_row_is_named_with_its_part(tmp_path, write):
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("train/part-0.csv", {}),
-        ("train.csv", {}),
-        ("split=train/part-0.csv", {}),
-        ("train/dt=2024-01-31/country=US/part-0.csv", {"dt": "2024-01-31", "country": "US"}),
-        ("train/at=10%3A30/x%3Dy=%C3%A9/part-0.csv", {"at": "10:30", "x=y": "é"}),
-        ("train/dt=__HIVE_DEFAULT_PARTITION__/part-0.csv", {"dt": None}),
-        ("train/dt=/part-0.csv", {"dt": None}),
-        ("train/sub/dt=1/part-0.csv", {"dt": "1"}),
-        ("train/a=b=c/part-0.csv", {"a": "b=c"}),
+        ("part-0.csv", {}),
+        ("dt=2024-01-31/country=US/part-0.csv", {"dt": "2024-01-31", "country": "US"}),
+        ("at=10%3A30/x%3Dy=%C3%A9/part-0.csv", {"at": "10:30", "x=y": "é"}),
+        ("dt=__HIVE_DEFAULT_PARTITION__/part-0.csv", {"dt": None}),
+        ("dt=/part-0.csv", {"dt": None}),
+        ("sub/dt=1/part-0.csv", {"dt": "1"}),
+        ("a=b=c/part-0.csv", {"a": "b=c"}),
     ],
 )
 def test_the_names_of_folders_are_values(name, values):
@@ -174,3 +172,42 @@ def test_shards_are_read_in_the_same_order_however_they_were_written(tmp_path, w
         for folder in sorted(tmp_path.iterdir())
     )
     assert first.info["files"] == second.info["files"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "hive text"])
+def test_one_log_in_parts_is_cut_like_one_file(tmp_path, form):
+    log_format = "parquet" if form == "parquet" else "csv"
+    source = write_parts(tmp_path / "log", form) / "train"
+    cut = SplitRule((0.5, 0.25, 0.25), "time")
+    dataset = prepare(PrepareSettings(log_format, source, split=cut), tmp_path / "out")
+    assert [info["rows"] for info in dataset.info["splits"].values()] == [2, 1, 1]
+    assert raw_rows(dataset) == [(0, "u3")]
+    [*_, warning] = dataset.info["warnings"]
+    assert warning.startswith("column dt is left out")
+
+
+def test_parts_may_lie_without_partitions(tmp_path, write):
+    for number in range(3):
+        write(f"log.csv/part-0000{number}.csv", f"label,user\n{number % 2},u{number}\n1,v\n0,w\n")
+    write("log.csv/_SUCCESS", "")
+    dataset = prepare(
+        PrepareSettings("csv", tmp_path / "log.csv", split=SplitRule((0.4, 0.3, 0.3), "time")),
+        tmp_path / "out",
+    )
+    assert [info["rows"] for info in dataset.info["splits"].values()] == [4, 3, 2]
+
+
+def test_a_partition_may_hold_the_letters_of_a_split(tmp_path, write):
+    for device in ("ios", "android"):
+        write(f"log/device={device}/interval=1/part-0.csv", "label,user\n1,u\n0,v\n1,w\n")
+    cut = SplitRule((0.4, 0.3, 0.3), "time")
+    dataset = prepare(PrepareSettings("csv", tmp_path / "log", split=cut), tmp_path / "out")
+    left_out = [warning.split()[1] for warning in dataset.info["warnings"] if warning.startswith("column")]
+    assert left_out == ["device", "interval"]
+
+
+def test_a_folder_of_other_files_is_no_log_in_parts(tmp_path, write):
+    write("log/part-0.csv", "label,user\n1,u\n")
+    write("log/readme.csv", "label,user\n1,u\n")
+    with pytest.raises(LogFormatError, match="no file for train, valid, test"):
+        prepare(PrepareSettings("csv", tmp_path / "log"), tmp_path / "out")

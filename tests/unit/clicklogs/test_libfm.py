@@ -78,3 +78,11 @@ def test_a_schema_must_name_its_fields(write, read_log, name):
             LibfmLog(write("train.libfm", "1 2:1 3:1\n")),
             FeatureSchema(fields=(Field(name=name, kind="categorical"),)),
         )
+
+
+@pytest.mark.parametrize("one", ["1", "1.0", "+1", "1.0000e+00", "10e-1"])
+def test_the_number_behind_a_category_is_equal_to_1(write, read_log, one):
+    path = write("train.libfm", f"1.0000e+00 5:{one}\n0 6:1\n-1 7:2\n0 8:nan\n")
+    reading = read_log(LibfmLog(path))
+    assert reading.rows == {"label": [1, 0], "f1": ["5", "6"]}
+    assert [line for line, _ in reading.refused] == [3, 4]
