@@ -11,8 +11,12 @@ from pathlib import Path
 
 from model_store.errors import IntegrityError, NotFound, StoreError
 from model_store.local_path import remote_fault
-from model_store.seal import seal_path
+from model_store.names import LABELS_FILE
+from model_store.scratch import scratch
+from model_store.seal import SEAL_SUFFIX, seal_path
 from model_store.tensors import open_regular
+
+STAGED = ".publish-"
 
 
 class LocalStorage:
@@ -54,25 +58,37 @@ class LocalStorage:
             raise
         sync_folder(target.parent)
 
-    def stage(self, parent: str) -> Path:
-        """Return a new hidden folder inside `parent`, so that the later rename stays on one file system."""
-        staged = self._root / parent / f".publish-{secrets.token_hex(8)}"
-        staged.mkdir(parents=True)
+    @contextmanager
+    def staging(self, parent: str) -> Iterator[Path]:
+        """Give a new hidden folder inside `parent`, so that the later rename stays on one file system.
+
+        What is not committed is gone at the end of the block. What killed publishers left is removed first.
+        """
+        folder = self._root / parent
+        folder.mkdir(parents=True, exist_ok=True)
         sync_folder(self._root)
-        return staged
+        with scratch(folder, STAGED) as staged:
+            with self.locked(parent):
+                _sweep_files(folder)
+            try:
+                yield staged
+            finally:
+                seal_path(staged).unlink(missing_ok=True)
 
     def commit(self, staged: Path, path: str) -> bool:
         """Make the staged folder appear at `path`, whole or not at all, then the seal beside it; False when taken."""
-        try:
-            # the kernel refuses to rename a folder over one that is not empty, so of two publishers one loses
-            staged.rename(self._root / path)
-        except OSError as problem:
-            if problem.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                return False
-            raise
-        sync_folder((self._root / path).parent)
-        seal_path(staged).replace(seal_path(self._root / path))
-        sync_folder((self._root / path).parent)
+        target = self._root / path
+        with self.locked(str(Path(path).parent)):
+            try:
+                # the kernel refuses to rename a folder over one that is not empty, so of two publishers one loses
+                staged.rename(target)
+            except OSError as problem:
+                if problem.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    return False
+                raise
+            sync_folder(target.parent)
+            seal_path(staged).replace(seal_path(target))
+            sync_folder(target.parent)
         return True
 
     def discard(self, path: str, tombstone: str) -> None:
@@ -107,6 +123,15 @@ class LocalStorage:
             yield
         finally:
             os.close(descriptor)
+
+
+def _sweep_files(folder: Path) -> None:
+    """Remove seals and labels that killed processes were writing. Whoever writes either holds the folder meanwhile."""
+    for path in folder.glob(f"{STAGED}*{SEAL_SUFFIX}"):
+        if not path.with_name(path.name.removesuffix(SEAL_SUFFIX)).exists():
+            path.unlink(missing_ok=True)
+    for path in folder.glob(f".{LABELS_FILE}-*"):
+        path.unlink(missing_ok=True)
 
 
 def write_flushed(path: Path, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -160,8 +159,7 @@ class ModelStore:
         anything but regular files and ManifestError when a file that the format requires is missing.
         """
         MODEL.check(model)
-        staged = self._storage.stage(model)
-        try:
+        with self._storage.staging(model) as staged:
             files = _copy_files(directory, staged)
             version = self._next_version(model)
             self._complete(staged, draft, model, version, files)
@@ -171,10 +169,6 @@ class ModelStore:
                 version = self._next_version(model)
                 self._complete(staged, draft, model, version, files)
             return version
-        except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
-            seal_path(staged).unlink(missing_ok=True)
-            raise
 
     def _complete(
         self, staged: Path, draft: Draft, model: str, version: int, files: dict[str, FileEntry]

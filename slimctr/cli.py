@@ -1,5 +1,6 @@
 """The command line `slimctr`: registers the commands and turns expected errors into one line and exit status 2."""
 
+import errno
 import os
 import sys
 
@@ -62,6 +63,8 @@ def main() -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+    if not isinstance(error, OSError):
+        return str(error)
+    reason = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return f"{reason}; make room, then run the same command again" if is_full else reason

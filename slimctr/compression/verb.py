@@ -33,7 +33,7 @@ from slimctr.training import (
     score,
 )
 from slimctr.training.job import set_untrained_oov_rows
-from slimctr.training.run import REPORT_FILE, discard_compression, start_run, write_whole
+from slimctr.training.run import REPORT_FILE, discard_compression, is_finished, start_run, write_whole
 
 SPLITS = ("valid", "test")
 
@@ -51,12 +51,12 @@ def compress(
     """Compress `run` by a method, a chain of methods or a recipe, and write the result to `out` with a
     report.
 
-    `data` is the encoded data set the run was trained on (None: where its lineage says). Each step is
-    fine-tuned as its settings say, on the same training rows, and keeps the weights of the best validation
-    AUC. Test rows are scored once, at the end. The run is written first, then the report; models that it
-    cannot compare with are left out of it and said to `progress`. What a killed compression left in `out` is
-    removed. Raises CompressionError for unknown names or settings and for a chain that makes no sense,
-    ConfigError when `out` is not empty or the data set is not the run's.
+    `data` is the encoded data set the run was trained on (None: where its lineage says). Each step is fine-tuned
+    as its settings say, on the same training rows, and keeps the weights of the best validation AUC. Test rows are
+    scored once, at the end. The run is written first, then the report; models that it cannot compare with are left
+    out of it and said to `progress`. What a killed compression left in `out` is removed; a run there that the same
+    steps made of the same run is returned. Raises CompressionError for unknown names or settings and for a chain
+    that makes no sense, ConfigError when `out` holds anything else or the data set is not the run's.
     """
     steps = chain(method, settings)
     source = CompressionData(data_of_run(run, data), run.config, progress, teacher=run.model)
@@ -70,6 +70,11 @@ def compress(
     )
     with sole_writer(out):
         discard_compression(out)
+        if (there := _made_already(run, steps, out)) is not None:
+            source.progress.note(f"'{out}' was made by the same steps of the same run before")
+            if not (out / REPORT_FILE).is_file():
+                _write_report(run, there, _scores(there.model, source), source)
+            return there
         out.mkdir(exist_ok=True)
         if any(out.iterdir()):
             raise ConfigError(f"'{out}' is not empty; choose another --out")
@@ -78,6 +83,20 @@ def compress(
             return _compress(run, steps, source, replace(run, path=out, lineage=lineage), announce)
         finally:
             discard_compression(out)
+
+
+def _made_already(run: Run, steps: list[Step], out: Path) -> Run | None:
+    """Return the run in `out` when `run` and these steps would make it again; None for another one, or none."""
+    if not is_finished(out):
+        return None
+    there = load_run(out)
+    known = len(run.lineage.methods)
+    done = [(step.method, step.settings) for step in there.lineage.methods[known:]]
+    asked = [(step.method.name, step.config.model_dump(mode="json")) for step in steps]
+    is_same = (
+        there.lineage.parent_sha256 == run.sha256 and there.lineage.data_sha256 == run.lineage.data_sha256
+    )
+    return there if is_same and done == asked else None
 
 
 def _compress(
@@ -102,19 +121,23 @@ def _compress(
     compressed = save_run(
         replace(target, spec=model.spec, model=model, lineage=lineage, metrics=metrics), history
     )
-    models = {
+    _write_report(run, compressed, scores, source)
+    return compressed
+
+
+def _write_report(run: Run, compressed: Run, scores: Mapping[str, Scores], source: CompressionData) -> None:
+    """Write the report of a run that was made of `run`, or say why it is left out."""
+    candidates = {
         name: Candidate(model_bytes(other.model), _scores(other.model, source), other.sha256)
         for name, other in _ancestors(run, source.progress)
     }
+    small = Candidate(model_bytes(compressed.model), scores, compressed.sha256)
     try:
-        report = build_report(
-            {**models, "compressed": Candidate(model_bytes(model), scores, compressed.sha256)}
-        )
+        report = build_report({**candidates, "compressed": small})
     except ValueError as undefined:
         source.progress.note(f"the report is left out: {undefined}")
     else:
         write_whole(compressed.path / REPORT_FILE, json.dumps(report, indent=2).encode())
-    return compressed
 
 
 def _apply(

@@ -15,6 +15,7 @@ from model_store.artifact import NETWORK_FILE, TABLES_FILE, VOCABULARY_FILE
 from model_store.errors import StoreError
 from model_store.manifest import Draft, Manifest, Network
 from model_store.names import LABEL, MODEL
+from model_store.scratch import scratch
 from model_store.store import ModelStore
 from model_store.tensors import write_tensors
 from slimctr.clicklogs import Dataset, Split
@@ -88,12 +89,12 @@ def publish_run(
     if rows is None:
         raise ExportError(f"data set '{dataset.path}' has no validation rows to compare scores on")
     measured: list[Parity] = []
-    with tempfile.TemporaryDirectory(prefix="slimctr-publish-") as folder:
-        draft = _write_files(run, dataset, rows.batch, Path(folder), announce)
+    with scratch(Path(tempfile.gettempdir()), "slimctr-publish-", 0o700) as folder:
+        draft = _write_files(run, dataset, rows.batch, folder, announce)
         announce("comparing torch and engine")
         version = store.publish(
             name,
-            Path(folder),
+            folder,
             draft,
             gate=lambda path: measured.append(
                 check_parity(run.model, rows.batch, path, dataset.vocabulary())

@@ -14,7 +14,7 @@ from slimctr import quality
 from slimctr.clicklogs import Dataset
 from slimctr.compression import compress
 from slimctr.compression.data import data_of_run
-from slimctr.errors import ConfigError
+from slimctr.errors import CompressionError, ConfigError, ExportError
 from slimctr.export import publish_run
 from slimctr.frontier.folder import require_same_search
 from slimctr.scoring import Scorer
@@ -51,11 +51,14 @@ class Workshop:
         key = hashlib.sha256(json.dumps([method, settings], sort_keys=True).encode()).hexdigest()[:12]
         if (known := self._known(key)) is not None:
             return known
-        folder = self.folder / "variants" / key / "run"
+        folder = self.folder / "variants" / key
         shutil.rmtree(folder, ignore_errors=True)  # of a trial that was cut short
-        return self._measured(
-            key, compress(self.run, method, settings, self.dataset.path, folder), method, settings
-        )
+        try:
+            run = compress(self.run, method, settings, self.dataset.path, folder / "run")
+            return self._measured(key, run, method, settings)
+        except (CompressionError, ExportError):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all finished variants, the original excepted."""

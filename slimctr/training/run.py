@@ -107,11 +107,13 @@ def discard_compression(folder: Path) -> None:
 
     Anything else stays as it is: a complete run, and a training that can be resumed.
     """
-    if is_finished(folder) or not (folder / LINEAGE_FILE).is_file() or read_lineage(folder).parent is None:
+    if is_finished(folder):
         return
-    for name in (*(name for name in RUN_FILES if name != LINEAGE_FILE), LINEAGE_FILE):
-        (folder / (name + PARTIAL)).unlink(missing_ok=True)
-        (folder / name).unlink(missing_ok=True)
+    (folder / (LINEAGE_FILE + PARTIAL)).unlink(missing_ok=True)
+    if (folder / LINEAGE_FILE).is_file() and read_lineage(folder).parent is not None:
+        for name in (*(name for name in RUN_FILES if name != LINEAGE_FILE), LINEAGE_FILE):
+            (folder / (name + PARTIAL)).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 

@@ -254,6 +254,28 @@ def test_an_existing_run_is_not_overwritten(run):
         compress(run, "ptq", {}, None, run.path)
 
 
+def test_the_same_compression_again_is_that_run_and_another_one_is_refused(run, tmp_path):
+    first = compress(run, "ptq", {"bits": 8}, None, tmp_path / "out")
+    report = (tmp_path / "out" / REPORT_FILE).read_bytes()
+    (tmp_path / "out" / REPORT_FILE).unlink()
+    progress = told()
+    again = compress(run, "ptq", {"bits": 8}, None, tmp_path / "out", progress=progress)
+    assert again.sha256 == first.sha256
+    assert "made by the same steps of the same run before" in progress.lines[0]
+    assert (tmp_path / "out" / REPORT_FILE).read_bytes() == report
+    other = dataclasses.replace(run, sha256={**run.sha256, "spec.json": "0" * 64})
+    for asked, bits in ((run, 4), (other, 8)):
+        with pytest.raises(ConfigError, match="not empty"):
+            compress(asked, "ptq", {"bits": bits}, None, tmp_path / "out")
+
+
+def test_a_folder_of_somebody_else_is_left_as_it_is(run, tmp_path):
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty"):
+        compress(run, "ptq", {}, None, tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+
+
 def test_another_data_set_is_refused(run, dataset, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

@@ -75,6 +75,8 @@ def test_a_publisher_that_is_killed_at_any_step_leaves_whole_versions_and_labels
         labeled = int(store.labels("ctr").labels["stable"])
         assert store.is_sealed("ctr", labeled)
         publish_and_label()
+        hidden = [path.name for path in (root / "ctr").iterdir() if path.name.startswith(".")]
+        assert hidden == [], step
         newest = store.versions("ctr")[-1]
         assert store.labels("ctr").labels["stable"] == str(newest)
         assert store.is_sealed("ctr", newest)
