@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.compression.measure import carry_out, prepare_data
+from benchmarks.compression.measure import carry_out, is_record_of, prepare_data
 from benchmarks.compression.plan import Plan, Task
 from benchmarks.compression.speed import time_plan
 from benchmarks.compression.tables import report
@@ -84,8 +84,12 @@ def run(plan: Plan, tasks: list[Task], results: Path, work: Path, jobs: int, con
             continue
         with console.status(f"preparing {name}"):
             data[name] = prepare_data(name, source, root or Path(), work)
-    known = set(read_records(results))
-    todo = [task for task in tasks if task.data in data and task.key not in known]
+    known = read_records(results)
+    todo = [
+        task
+        for task in tasks
+        if task.data in data and not (task.key in known and is_record_of(known[task.key], data[task.data]))
+    ]
     console.print(f"{len(todo)} of {len(tasks)} variants to measure")
     failed = 0
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=20) as pool:

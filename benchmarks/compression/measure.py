@@ -1,5 +1,7 @@
 """Carries out one task: train or compress, publish, score the test rows through the engine, count bytes."""
 
+import hashlib
+import json
 import shutil
 import time
 from datetime import UTC, datetime
@@ -12,6 +14,7 @@ from benchmarks.compression.plan import ORIGINAL, DataSource, Task
 from benchmarks.machine import machine
 from model_store.store import ModelStore
 from slimctr.clicklogs import Dataset, PrepareSettings, prepare
+from slimctr.clicklogs.sources import sha256_of
 from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.compression import compress
 from slimctr.export import publish_run
@@ -25,9 +28,14 @@ SCORE_ROWS = 4096
 
 
 def prepare_data(name: str, source: DataSource, data_root: Path, work: Path) -> Path:
-    """Encode a log under the work folder unless it is there; return the encoded data set."""
-    folder = work / "data" / name
-    if not (folder / "dataset.json").is_file():
+    """Encode a log under the work folder unless the same one is there; return the encoded data set.
+
+    The same: these settings, and files of these digests.
+    """
+    folder, made_of = work / "data" / name, work / "data" / f"{name}.json"
+    wanted = source.model_dump_json()
+    is_there = (folder / "dataset.json").is_file() and made_of.is_file() and made_of.read_text() == wanted
+    if not is_there or not _has_source(Dataset(folder), data_root / (source.folder or "")):
         if source.folder is None:
             spec = SyntheticSpec(rows=source.rows, ids=source.ids, seed=source.seed)
             settings = PrepareSettings("synthetic", synthetic=spec, min_count=source.min_count)
@@ -35,8 +43,28 @@ def prepare_data(name: str, source: DataSource, data_root: Path, work: Path) -> 
             settings = PrepareSettings(
                 source.log_format, data_root / source.folder, min_count=source.min_count
             )
-        prepare(settings, folder)
+        prepare(settings, folder, overwrite=(folder / "dataset.json").is_file())
+        made_of.write_text(wanted)
     return folder
+
+
+def _has_source(dataset: Dataset, folder: Path) -> bool:
+    """Say whether the files that a data set was made of are those in `folder` now."""
+    return all(
+        (folder / entry["file"]).is_file() and sha256_of(folder / entry["file"]) == entry["sha256"]
+        for entry in dataset.info["source"]
+    )
+
+
+def data_digest(data: Path) -> str:
+    """Return one digest of all files of an encoded data set."""
+    files = {entry["file"]: entry["sha256"] for entry in Dataset(data).info["files"]}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def is_record_of(record: dict[str, Any], data: Path) -> bool:
+    """Say whether a record was measured on this data set; records of before their digest was kept count as such."""
+    return record.get("data_sha256") in (None, data_digest(data))
 
 
 def carry_out(task: Task, data: Path, work: Path) -> dict[str, Any]:
@@ -60,6 +88,7 @@ def carry_out(task: Task, data: Path, work: Path) -> dict[str, Any]:
         "key": task.key,
         **task.identity(),
         "variant": task.variant,
+        "data_sha256": data_digest(data),
         "valid": quality["valid"],
         "test": quality["test"],
         "parameters": sum(p.numel() for p in run.model.parameters()),
@@ -84,14 +113,19 @@ def carry_out(task: Task, data: Path, work: Path) -> dict[str, Any]:
 
 
 def make_run(task: Task, data: Path, work: Path) -> Run:
-    """Train the original of a task or compress it; a finished run is read again."""
+    """Train the original of a task or compress it; a finished run of the same data and original is read again."""
     folder = work / "runs" / task.key
+    is_original = task.variant == ORIGINAL or task.method is None
+    original = None if is_original else make_run(task.original, data, work)
     if is_finished(folder):
-        return load_run(folder)
+        run = load_run(folder)
+        digests = {entry["file"]: entry["sha256"] for entry in Dataset(data).info["files"]}
+        parent = None if original is None else original.sha256
+        if run.lineage.data_sha256 == digests and run.lineage.parent_sha256 == parent:
+            return run
     shutil.rmtree(folder, ignore_errors=True)
-    if task.variant == ORIGINAL or task.method is None:
+    if original is None:
         return train(task.config, data, folder)
-    original = make_run(task.original, data, work)
     return compress(original, task.method, dict(task.settings), data, folder)
 
 
