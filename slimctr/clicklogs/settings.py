@@ -46,6 +46,10 @@ def check_settings(settings: PrepareSettings) -> None:
         raise ConfigError(f"format {log_format} needs a SOURCE: a file, or a directory with files per split")
     if source is not None and not source.exists():
         raise LogFormatError(f"no click log at {source}")
+    if source is not None and not (source.is_file() or source.is_dir()):
+        raise LogFormatError(
+            f"{source} is neither a file nor a directory; a log is read twice, so a pipe is none"
+        )
     if settings.synthetic is not None and not is_synthetic:
         raise ConfigError("--rows, --ids, --all-ids and --click-rate shape a log of --format synthetic only")
     if settings.label is not None and log_format not in LABELED_FORMATS:

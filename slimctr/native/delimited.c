@@ -17,6 +17,7 @@ typedef struct {
     int is_final;       /* nothing follows `end` */
     uint8_t delimiter;
     int is_quoted;
+    uint8_t is_stop[256]; /* ends a cell that stands in no quotes */
 } reader;
 
 /* Written for each record that is no row: `lines` it covers, `cells` it has, as far as these are known. */
@@ -87,7 +88,8 @@ SLIMCTR_API int64_t slimctr_split_records(const uint8_t *data, int64_t bytes, in
                                           int64_t fault_count, int32_t *spans, int64_t *lines, fault *faults,
                                           progress *found)
 {
-    const reader r = {data + bytes, is_final != 0, (uint8_t)delimiter, is_quoted != 0};
+    reader r = {data + bytes, is_final != 0, (uint8_t)delimiter, is_quoted != 0, {0}};
+    r.is_stop['\n'] = r.is_stop['\r'] = r.is_stop[r.delimiter] = 1;
     const uint8_t *start = data;
     memset(found, 0, sizeof *found);
     while (start < r.end && found->rows < rows && found->faults < fault_count) {
@@ -113,7 +115,7 @@ SLIMCTR_API int64_t slimctr_split_records(const uint8_t *data, int64_t bytes, in
                     break;
                 }
             } else {
-                while (p < r.end && *p != r.delimiter && *p != '\n' && *p != '\r')
+                while (p < r.end && !r.is_stop[*p])
                     p++;
                 stop = p;
             }

@@ -1,4 +1,5 @@
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -215,6 +216,12 @@ def test_strict_leaves_nothing_behind(folder, tmp_path):
 def test_an_absent_source_is_named(tmp_path):
     with pytest.raises(LogFormatError, match=r"no click log at .*nowhere"):
         prepare(settings(tmp_path / "nowhere"), tmp_path / "out")
+
+
+def test_a_pipe_is_no_log(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LogFormatError, match="a log is read twice"):
+        prepare(settings(tmp_path / "pipe"), tmp_path / "out")
 
 
 def test_out_is_only_replaced_on_demand_and_only_a_data_set(folder, tmp_path):
