@@ -250,12 +250,19 @@ class SqliteState:
             )
         if self._opened:
             size = self._path.stat().st_size
-            if size < self._bytes:
+            if size < self._bytes and not self._holds_all(size):
                 raise StateUnavailable(
                     f"the state file {self._path} was cut from {self._bytes} to {size} bytes; restore or remove it, "
                     "and start the service again"
                 )
             self._bytes = size
+
+    def _holds_all(self, size: int) -> bool:
+        """Say whether a file that has become smaller holds every page: then it was cleaned up (VACUUM), not cut."""
+        assert self._connection is not None
+        pages: int = self._connection.execute("PRAGMA page_count").fetchone()[0]
+        page_bytes: int = self._connection.execute("PRAGMA page_size").fetchone()[0]
+        return 0 < pages * page_bytes <= size
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +246,21 @@ def test_a_file_that_is_not_the_open_one_any_more(
         time.sleep(0.01)
     assert len(said) <= 4, "each kind of work says it once"
     assert "state.sqlite3" in said[0].__dict__["detail"]
+
+
+def test_a_file_that_is_vacuumed_is_still_the_file(watched: Any, tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    service = watched(f"sqlite:///{path}")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE filler AS SELECT randomblob(1000000) AS x")
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert report(service.http, ask(service.http, 1)).json()["joined"] == 1
+        before = path.stat().st_size
+        other.execute("DROP TABLE filler")
+        other.execute("VACUUM")
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert path.stat().st_size < before
+    assert report(service.http, ask(service.http, 2)).json()["joined"] == 1
 
 
 def test_a_file_that_comes_back_is_used_again(watched: Any, tmp_path: Path) -> None:
