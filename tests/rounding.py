@@ -111,6 +111,7 @@ def served_logits(model: CtrModel, batch: EncodedBatch) -> tuple[np.ndarray, np.
         stored = model.eval().lookup(split.ids, split.bags)
         bags = bag_rounding(model, split)
     exact, error = exact_logits(model, stored), folded_error(model, stored, bags)
+    # a twentieth of their deviation
     assert error.max() < 0.05 * exact.std(), "the bound could not tell another model from rounding"
     return exact, error
 

@@ -84,6 +84,7 @@ def test_the_page_shows_both_variants_in_every_section(url: str, tmp_path: Path)
     shown = re.search(r"([+-]?[\d.]+) ± ([\d.]+) \(standard error\)", experiment)
     assert shown is not None
     paired = data["experiments"][0]["shadow"]["paired"]
+    # two digits are shown
     assert float(shown[2]) == pytest.approx(paired["standard_error"], rel=0.05)
 
 

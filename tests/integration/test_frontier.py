@@ -84,6 +84,7 @@ def test_a_killed_search_goes_on_and_its_best_variant_is_published(run, tmp_path
     assert found["trials"] >= 6
     variants = {variant["key"]: variant for variant in found["variants"]}
     best = variants[found["recommended"]]
+    # the budget that the command was given
     assert best["valid"]["auc"] >= found["original"]["valid"]["auc"] - 0.02
     within = [
         v["bytes"]["artifact"]

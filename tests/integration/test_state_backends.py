@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redis_server import redis_server
+from rounding import SUMS64
 
 from service.experiments import outcomes as rules
 from service.experiments import sqlite
@@ -119,8 +120,8 @@ def test_sums_are_those_of_the_decided_rows(state: State, another: OpenState) ->
         assert (one.exposed, one.declined) == (8, 2)
         assert (one.quality.count, one.quality.clicks) == (3, 1)
         assert np.array_equal(one.quality.histogram, expected.histogram)
-        assert one.quality.sum_p == pytest.approx(expected.sum_p, rel=1e-12)
-        assert one.quality.sum_loss == pytest.approx(expected.sum_loss, rel=1e-12)
+        assert one.quality.sum_p == pytest.approx(expected.sum_p, rel=SUMS64)
+        assert one.quality.sum_loss == pytest.approx(expected.sum_loss, rel=SUMS64)
     assert state.sums("e1", slice_of(NOW) + 1, slice_of(NOW) + 9) == {}
     assert state.sums("other", ALL_TIME, ALL_TIME + 1) == {}
 
@@ -134,7 +135,7 @@ def test_paired_differences_are_summed(state: State) -> None:
         QualitySums.of([1, 0], LOGITS[:2] - np.float32(0.5)).sum_loss
         - QualitySums.of([1, 0], LOGITS[:2]).sum_loss
     )
-    assert found.loss_diff == pytest.approx(losses, rel=1e-9)
+    assert found.loss_diff == pytest.approx(losses, rel=SUMS64)
     assert found.loss_diff_squared > 0
 
 

@@ -24,6 +24,7 @@ def test_the_ratio_of_slower_requests_and_its_interval() -> None:
     seconds = rng.exponential(1e-3, len(begins)) * np.where(during, 2, 1)
     found = tail_of(begins, seconds, windows)
     low, high = found["p99_ratio_interval"]
+    # of given draws: 8,000 and 12,000 exponential times know a 99th percentile to 3 %
     assert found["p99_ratio"] == pytest.approx(2, rel=0.15)
     assert low < found["p99_ratio"] < high
     assert high - low < 0.6

@@ -72,7 +72,9 @@ def test_ratios_are_those_of_the_ninety_ninth_percentile() -> None:
     ours, of_peer, _ = records
     assert ours["p99_ratios"] == {"peer": [0.8, 0.8, 0.8], "other": [0.4, 0.4, 0.4]}
     assert of_peer["p99_ratios"] == {"other": [0.5, 0.5, 0.5]}
+    # three decimals and one are told
     assert ours["p99_ms"] == pytest.approx(0.8 * np.percentile(peer, 99), abs=1e-3)
+    # one decimal
     assert ours["requests_per_s"] == pytest.approx(1000 / (0.8 * peer.mean()), abs=0.1)
     assert ours["requests"] == peer.size
 

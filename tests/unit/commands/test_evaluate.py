@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import typer
 from artifacts import build_artifact
+from rounding import auc_error, served_logits
 from typer.testing import CliRunner
 
 from model_store.errors import NotFound
@@ -57,7 +58,7 @@ def test_figures_are_those_of_the_engine(root):
     assert (result["model"], result["version"], result["split"]) == ("ctr", "1", "test")
     assert result["rows"] == len(test) > 100
     for figure in ("auc", "logloss", "ne", "calibration"):
-        assert result[figure] == pytest.approx(expected[figure], abs=1e-6)
+        assert result[figure] == expected[figure]  # the same rows in the same batches
     assert result["rows_per_second"] > 0
     assert result["bytes"]["payload"] > 0
 
@@ -68,7 +69,8 @@ def test_the_batch_size_changes_nothing_but_speed(root):
         for rows in ("7", "4096")
     )
     assert one["rows"] == many["rows"]
-    assert one["logloss"] == pytest.approx(many["logloss"], abs=1e-6)
+    # a loss is off by no more than its logit, which ONNX Runtime may round otherwise by batch
+    assert one["logloss"] == pytest.approx(many["logloss"], abs=1e-4)
 
 
 def test_text_names_version_split_and_figures(root):
@@ -100,7 +102,9 @@ def test_renumbered_rows_read_the_values_of_the_data_set(root, tmp_path):
     smaller = compress(original, "magnitude_rows", settings, root / "data", tmp_path / "fewer")
     publish_run(smaller, ModelStore(root / "models"), "fewer", data=root / "data")
     result = json.loads(run(root, "--model", "fewer", "--data", str(root / "data"), "--json"))
-    assert result["auc"] == pytest.approx(smaller.metrics["test"]["auc"], abs=1e-6)
+    test = Dataset(root / "data").load("test")
+    ties = auc_error(test.labels, *served_logits(smaller.model, test.batch))
+    assert result["auc"] == pytest.approx(smaller.metrics["test"]["auc"], abs=ties)
 
 
 def test_an_unknown_model(root):

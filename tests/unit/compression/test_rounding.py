@@ -72,6 +72,7 @@ def test_deterministic_rounding_stalls_where_stochastic_moves():
             codes = rounder.codes(positions, 8, step=step, table=0, rows=rows).float()
         ends[rounding] = (codes * delta).numpy()
     assert (ends["deterministic"] == 0).all()
-    # five standard errors of a mean and of a deviation
+    # five standard errors of a mean
     assert ends["stochastic"].mean() == pytest.approx(0.5, abs=5 * 0.069 / np.sqrt(runs))
+    # of a deviation
     assert ends["stochastic"].std() == pytest.approx(0.069, rel=5 / np.sqrt(2 * runs))

@@ -89,6 +89,7 @@ def test_alpt_starts_where_the_low_rank_model_was(low_rank, tmp_path):
     statistics = made.lineage.methods[-1].statistics
     # codes of size 1 move by 1e-4, float16 by 5e-4; a wrong start would cost 0.1 and more
     assert statistics["valid_auc_before"] == pytest.approx(low_rank.metrics["valid"]["auc"], abs=0.002)
+    # the best epoch is kept; float16 alone may cost it a little
     assert made.metrics["valid"]["auc"] >= statistics["valid_auc_before"] - 0.002
 
 

@@ -300,6 +300,7 @@ def test_metrics_count_requests_rows_and_failures(service: LiveService) -> None:
     counts = [value(f"slimctr_{stage}_duration_seconds_count{{") for stage in stages]
     assert len(set(counts)) == 1
     total = value("slimctr_request_duration_seconds_sum{")
+    # the stages follow each other: little lies between them
     assert sum(value(f"slimctr_{stage}_duration_seconds_sum{{") for stage in stages[:-1]) == pytest.approx(
         total, rel=0.05
     )

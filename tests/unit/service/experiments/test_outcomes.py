@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rounding import SUMS64
 
 from service.experiments.outcomes import Ledger, Status, Written
 from service.experiments.record import (
@@ -62,8 +63,8 @@ def assert_rows(found: CellSums, labels: list[int], logits: np.ndarray) -> None:
     expected = QualitySums.of(labels, logits) if labels else QualitySums()
     assert (found.quality.count, found.quality.clicks) == (expected.count, expected.clicks)
     assert np.array_equal(found.quality.histogram, expected.histogram)
-    assert found.quality.sum_loss == pytest.approx(expected.sum_loss, abs=1e-12)
-    assert found.quality.sum_p == pytest.approx(expected.sum_p, abs=1e-12)
+    assert found.quality.sum_loss == pytest.approx(expected.sum_loss, abs=SUMS64)
+    assert found.quality.sum_p == pytest.approx(expected.sum_p, abs=SUMS64)
 
 
 def test_a_click_joins_once() -> None:
@@ -272,8 +273,8 @@ def test_shadow_rows_pair_with_the_served_ones_whenever_they_come(decided_first:
     shadow = sums(found, Kind.SHADOW, "b")
     assert_rows(shadow, labels, SHADOW_LOGITS)
     difference = quality.row_losses(labels, SHADOW_LOGITS) - quality.row_losses(labels, LOGITS)
-    assert shadow.loss_diff == pytest.approx(difference.sum(), rel=1e-9)
-    assert shadow.loss_diff_squared == pytest.approx((difference**2).sum(), rel=1e-9)
+    assert shadow.loss_diff == pytest.approx(difference.sum(), rel=SUMS64)
+    assert shadow.loss_diff_squared == pytest.approx((difference**2).sum(), rel=SUMS64)
     assert shadow.declined == 1
 
 
@@ -288,7 +289,7 @@ def test_restating_takes_the_paired_difference_back_too() -> None:
     found.report(outcome(0))
     found.report(outcome(0, clicked=False, restate=True))
     difference = quality.row_losses([0], SHADOW_LOGITS[:1]) - quality.row_losses([0], LOGITS[:1])
-    assert sums(found, Kind.SHADOW, "b").loss_diff == pytest.approx(float(difference[0]), rel=1e-9)
+    assert sums(found, Kind.SHADOW, "b").loss_diff == pytest.approx(float(difference[0]), rel=SUMS64)
 
 
 def test_records_survive_writing_and_reading() -> None:
