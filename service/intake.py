@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from service.context import context_of
-from service.errors import BadHeader, BadRequest, TooLarge, UnsupportedMediaType
+from service.errors import BadHeader, BadRequest, DeadlineExceeded, QueueFull, TooLarge, UnsupportedMediaType
 from service.http.body_memory import BodyMemory
 from service.http.content_coding import codings_of, decoded
 from service.http.headers import list_of
@@ -63,7 +63,11 @@ async def _decompress(
                 raise
     # Tens of megabytes take a tenth of a second: too long for the event loop.
     decoder: Decoder = request.app.state.decoder
-    plain = await decoder.run("decode", partial(decoded, body, codings, *limit), due_s)
+    try:
+        plain = await decoder.run("decode", partial(decoded, body, codings, *limit), due_s)
+    except DeadlineExceeded:
+        request.app.state.metrics.shed_total.labels("deadline").inc()
+        raise
     _hold(request, len(plain))
     return plain
 
@@ -71,7 +75,11 @@ async def _decompress(
 def _hold(request: Request, size_bytes: int) -> None:
     """Count bytes of a body until the request ends. Raises QueueFull."""
     memory: BodyMemory = request.app.state.body_memory
-    memory.take(size_bytes)
+    try:
+        memory.take(size_bytes)
+    except QueueFull:
+        request.app.state.metrics.shed_total.labels("queue_full").inc()
+        raise
     context = context_of(request)
     context.releases.append(partial(memory.give_back, size_bytes))
 

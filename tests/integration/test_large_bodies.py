@@ -1,5 +1,6 @@
 """Large bodies: at most twenty faults, bounded work, the deadline covers decoding, memory has a limit."""
 
+import gzip
 import json
 import threading
 from collections.abc import Iterator
@@ -194,9 +195,12 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 LARGE = json.dumps({"instances": [VALUE] * 1000}).encode()
 
 
-def post(service: LiveService, deadline_ms: int = 10_000, body: bytes = LARGE) -> httpx.Response:
+def post(
+    service: LiveService, deadline_ms: int = 10_000, body: bytes = LARGE, **headers: str
+) -> httpx.Response:
+    headers = {"x-request-deadline-ms": str(deadline_ms), **headers}
     with httpx.Client(base_url=service.http.base_url, timeout=30) as client:
-        return client.post("/v1/predict", content=body, headers={"x-request-deadline-ms": str(deadline_ms)})
+        return client.post("/v1/predict", content=body, headers=headers)
 
 
 def test_the_deadline_covers_decoding_and_what_expired_is_never_decoded(
@@ -205,7 +209,10 @@ def test_the_deadline_covers_decoding_and_what_expired_is_never_decoded(
     with ThreadPoolExecutor(4) as clients:
         first = clients.submit(post, service, 200)
         assert gate.entered.wait(30)
-        waiting = [clients.submit(post, service, 100) for _ in range(3)]
+        waiting = [clients.submit(post, service, 100) for _ in range(2)]
+        waiting.append(
+            clients.submit(post, service, 100, gzip.compress(LARGE), **{"content-encoding": "gzip"})
+        )
         for answer in (*waiting, first):
             assert answer.result().status_code == 504
             assert answer.result().json()["type"] == "/problems/deadline"
@@ -234,6 +241,7 @@ def test_bodies_that_wait_have_a_limit_in_all(tmp_path: Path, gate: Gate) -> Non
         assert refused.json()["type"] == "/problems/queue-full"
         assert refused.headers["retry-after"] == "1"
         assert "max_pending_body_bytes" in refused.json()["detail"]
+        assert 'slimctr_shed_total{reason="queue_full"} 1.0' in service.http.get("/metrics").text
         assert post(service, body=b'{"instances": [{"ad": "a1"}]}').status_code == 200
         gate.open.set()
         assert [answer.result().status_code for answer in kept] == [200] * 3
