@@ -19,6 +19,8 @@ from service import supervise
 
 KILLS = 4
 THREADS = 4
+# Between the requests of a thread: the replacement needs the cores, too.
+PAUSE_S = 0.01
 REQUEST = json.dumps({"instances": raw_rows(2)})
 
 
@@ -75,7 +77,7 @@ class Load:
 
     def _send(self, keeps: bool) -> None:
         client = httpx.Client(timeout=START_SECONDS)
-        while not self._ending.is_set():
+        while not self._ending.wait(PAUSE_S):
             try:
                 answer = str(client.post(f"{self.url}/v1/predict", content=REQUEST).status_code)
             except httpx.TransportError as error:
