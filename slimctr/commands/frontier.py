@@ -53,6 +53,7 @@ def frontier(
     from rich.console import Console
     from rich.table import Table
 
+    from model_store.names import LABEL, MODEL
     from model_store.store import ModelStore
     from slimctr.errors import ConfigError
     from slimctr.export import publish_run
@@ -65,6 +66,10 @@ def frontier(
 
     if (publish is None) != (name is None):
         raise ConfigError("--publish and --name go together: where to publish, and under which model name")
+    if name is not None:
+        MODEL.check(name)
+    if label is not None:
+        LABEL.check(label)
     console = Console(highlight=False)
     limits = Budget.parse(budget)
     with console.status("searching") as status:

@@ -173,6 +173,8 @@ def test_wrong_input_ends_in_one_line(run, tmp_path):
     for more, reason in (
         (("--budget", "auc<=1"), "no term of a budget"),
         (("--publish", tmp_path), "--publish and --name go together"),
+        (("--publish", tmp_path, "--name", "stats"), "'stats' cannot name a model"),
+        (("--publish", tmp_path, "--name", "ctr", "--label", "7"), "'7' cannot name a label"),
     ):
         done = subprocess.run(
             command(run, tmp_path / "out", *more), capture_output=True, text=True, check=False

@@ -17,6 +17,8 @@ from served import START_SECONDS, Served, served, wait_until_ready
 
 from service import supervise
 
+pytestmark = pytest.mark.alone  # a service under load, whose clients may not time out
+
 KILLS = 4
 THREADS = 4
 # Between the requests of a thread: the replacement needs the cores, too.
