@@ -61,13 +61,14 @@ def download(
     than published; ConfigError when another process downloads into `out`.
     """
     files = [out / name for name in log.md5]
+    partial = _PartialFile(out / f".{log.archive}.part")
     if all(path.is_file() and _md5(path) == log.md5[path.name] for path in files):
+        partial.discard()  # of a process that was killed once the files were in place
         return files
     url = f"{(base_url or log.base_url).rstrip('/')}/{log.archive}"
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"--base-url must be an http or https address, not {base_url}")
     with sole_writer(out):
-        partial = _PartialFile(out / f".{log.archive}.part")
         for _ in range(ATTEMPTS):
             if partial.fetch(url, timeout_seconds, progress or (lambda done, total: None)):
                 break
@@ -76,7 +77,7 @@ def download(
                 f"{url} broke off {ATTEMPTS} times, at {partial.size:,} bytes: run again to resume"
             )
         try:
-            _extract(partial.path, log.md5, out)
+            _extract(partial.path, partial.unpacked, log.md5, out)
         except (zipfile.BadZipFile, DownloadError) as error:
             partial.discard()
             raise DownloadError(
@@ -91,6 +92,7 @@ class _PartialFile:
 
     def __init__(self, path: Path):
         self.path = path
+        self.unpacked = path.with_name(f"{path.name}.unpacked")
         self._tag_path = path.with_name(f"{path.name}.etag")
 
     @property
@@ -100,6 +102,7 @@ class _PartialFile:
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
         self._tag_path.unlink(missing_ok=True)
+        shutil.rmtree(self.unpacked, ignore_errors=True)
 
     def fetch(self, url: str, timeout_seconds: float, progress: Progress) -> bool:
         """Request what is missing and append it; return whether the file is complete."""
@@ -140,9 +143,8 @@ class _PartialFile:
         return not total or self.size == total
 
 
-def _extract(archive: Path, md5: dict[str, str], out: Path) -> None:
+def _extract(archive: Path, staging: Path, md5: dict[str, str], out: Path) -> None:
     """Unpack the named files, check them all, then move them into place; raise DownloadError when one is wrong."""
-    staging = out / f"{archive.name}.unpacked"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:

@@ -104,6 +104,15 @@ def test_files_arrive_with_their_line_ends_and_nothing_else_stays(log, site, tmp
     assert seen[-1] == (len(site.body), len(site.body))
 
 
+def test_an_archive_that_a_killed_process_left_beside_complete_files_is_removed(log, site, tmp_path):
+    download(log, tmp_path / "out")
+    for name in (".log.zip.part", ".log.zip.part.etag"):
+        (tmp_path / "out" / name).write_bytes(site.body)
+    (tmp_path / "out" / ".log.zip.part.unpacked").mkdir()
+    download(log, tmp_path / "out")
+    assert_complete(tmp_path / "out")
+
+
 def test_complete_files_are_not_asked_for_again(log, site, tmp_path):
     download(log, tmp_path / "out")
     download(log, tmp_path / "out")
