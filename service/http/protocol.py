@@ -13,6 +13,7 @@ from typing import Any, cast
 import httptools
 from uvicorn._types import ASGIReceiveEvent
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import (
@@ -92,6 +93,7 @@ class ServiceProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.connection: Connection = None  # type: ignore[assignment]
+        self._facade: Any = None  # the same, in place of a transport
         self._number = server_state.taken = server_state.taken + 1
         self._idle_since = 0.0
         self._stalled_since: float | None = None
@@ -103,9 +105,8 @@ class ServiceProtocol(HttpToolsProtocol):
         self._ignored_bytes = 0
         # Of the message that comes in: `_raw_bytes` are its earlier packets, without its first if that held others.
         self._messages = 0
-        self._in_head = self._chunked = False
+        self._in_head = self._chunked = self._has_host = False
         self._raw_bytes = self._packet_bytes = self._body_bytes = 0
-        self._trailers = self._trailer_bytes = 0
 
     # The connection
 
@@ -114,7 +115,7 @@ class ServiceProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         state = self.server_state
         self._idle_since = state.now
-        self.connection = Connection(transport, state.now)
+        self.connection = self._facade = Connection(transport, state.now)
         if len(state.connections) > state.most:
             state.make_room()
 
@@ -194,11 +195,16 @@ class ServiceProtocol(HttpToolsProtocol):
             if self._ignored_bytes > LINGER_BYTES:
                 self.transport.close()
             return
-        messages, in_head = self._messages, self._in_head
-        between = messages == 0 or self.connection.receiving_since is None
+        messages, in_head, since = self._messages, self._in_head, self.connection.receiving_since
         self._packet_bytes = len(data)
         try:
-            self._feed(data)
+            try:
+                self.parser.feed_data(data)
+                end = None
+            except httptools.HttpParserUpgrade as upgrade:
+                end = upgrade.args[0]
+            if end is not None:  # outside of the handler, which would give errors another cause
+                self._ignore_upgrade(data, end)
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, _Full):
                 self._deaf = True
@@ -214,30 +220,32 @@ class ServiceProtocol(HttpToolsProtocol):
             framing = self._raw_bytes - self._body_bytes
             if self._chunked and framing > MAX_FRAMING_BYTES + MAX_FRAMING_RATIO * self._body_bytes:
                 self._fail(TooLarge(f"the sizes and extensions of the chunks take {framing} bytes"))
-        elif self._messages == messages or (between and self._messages == messages + 1):
+        elif self._messages == messages or (
+            (since is None or messages == 0) and self._messages == messages + 1
+        ):
             self._raw_bytes += len(data)
             if self._raw_bytes > MAX_HEAD_BYTES:
                 self._fail(_head_too_large())
 
-    def _feed(self, data: bytes | memoryview) -> None:
-        """Parse `data`. A request to upgrade the protocol is read again as one without it.
+    def _ignore_upgrade(self, data: bytes | memoryview, end: int) -> None:
+        """Read a request to upgrade the protocol, whose head ends in `data`, as one without it, and what follows.
 
         For the parser the head ends such a request, and all that follows belongs to the other protocol. RFC 9110 lets a
         server ignore the wish (7.8): then a body follows.
         """
         while True:
-            try:
-                self.parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                rest = memoryview(data)[upgrade.args[0] :]
             version = self.parser.get_http_version().encode()
             head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
             head += [b"%s: %s" % pair for pair in self.headers if pair[0] != b"upgrade"]
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             self.parser.feed_data(b"\r\n".join(head) + b"\r\n\r\n")
-            data = rest
+            data = memoryview(data)[end:]
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                end = upgrade.args[0]
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -247,9 +255,10 @@ class ServiceProtocol(HttpToolsProtocol):
         self._messages += 1
         self._in_head = True
         self._raw_bytes = self._body_bytes = 0
-        self._chunked = False
+        self._chunked = self._has_host = False
         super().on_message_begin()
-        cast(dict[str, Any], self.scope)["slimctr.connection"] = connection
+        scope: Any = self.scope
+        scope["slimctr.connection"] = connection
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the target."""
@@ -258,13 +267,7 @@ class ServiceProtocol(HttpToolsProtocol):
             raise TargetTooLong(f"the target has more than {MAX_HEAD_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or a trailer, which is dropped."""
-        if not self._in_head:
-            self._trailers += 1
-            self._trailer_bytes += len(name) + len(value) + 4
-            if self._trailers > MAX_HEADERS or self._trailer_bytes > MAX_HEAD_BYTES:
-                raise _head_too_large()
-            return
+        """Take a header, or a trailer, of which nobody hears."""
         name = name.lower()
         if name in FRAMING_HEADERS:
             self._note(name, value)
@@ -276,20 +279,19 @@ class ServiceProtocol(HttpToolsProtocol):
         if name == b"expect":
             self.expect_100_continue = value.lower() == b"100-continue"
         elif name == b"host":
-            if any(known == b"host" for known, _ in self.headers):
+            if self._has_host:
                 raise BadRequest("the request has more than one Host header")
+            self._has_host = True
         elif value.lower() != b"chunked" or self._chunked:
             raise NotOffered(f"Transfer-Encoding '{value[:40].decode('latin-1')}' is not read; send chunked")
         else:
             self._chunked = True
-            self._trailers = self._trailer_bytes = 0
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, or queue it behind those before it."""
-        if self._raw_bytes + self._packet_bytes > MAX_HEAD_BYTES:
-            sizes = (len(name) + len(value) + 4 for name, value in self.headers)
-            if len(self.url) + sum(sizes) > MAX_HEAD_BYTES:
-                raise _head_too_large()
+        longest = self._raw_bytes + self._packet_bytes
+        if longest > MAX_HEAD_BYTES and len(self.url) + _size(self.headers) > MAX_HEAD_BYTES:
+            raise _head_too_large()
         version, method = self.parser.get_http_version(), self.parser.get_method()
         if version not in ("1.1", "1.0"):
             raise VersionNotSupported(f"HTTP/{version} is not spoken here; send HTTP/1.1")
@@ -311,23 +313,33 @@ class ServiceProtocol(HttpToolsProtocol):
         self._serve(self.app, keep_alive)
         self._in_head = False
         self._raw_bytes = 0
+        if self._chunked:
+            self.headers = []  # of trailers
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
+        exchange = self.cycle
+        if exchange.response_complete:
+            return
         self._body_bytes += len(body)
-        super().on_body(body)
+        exchange.body += body
+        if len(exchange.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        exchange.message_event.set()
 
     def on_message_complete(self) -> None:
         """Take the end of a request."""
         if self._in_head:
             return  # of a request to upgrade, which is read again
+        if self._chunked and _size(self.headers) > MAX_HEAD_BYTES:
+            raise _head_too_large()
         self.connection.receiving_since = None
         exchange = self.cycle
         if not exchange.response_complete:
             exchange.more_body = False
             exchange.message_event.set()
-            if not self.pipeline:
-                # A large body has paused it; with it paused nobody would notice that the client leaves.
+            if self.flow.read_paused and not self.pipeline:
+                # For a large body; as long as it is, nobody notices that the client leaves.
                 self.flow.resume_reading()
 
     # What goes out
@@ -348,14 +360,15 @@ class ServiceProtocol(HttpToolsProtocol):
             exchange, app = self.pipeline.pop()
             self._answer(cast(Exchange, exchange), app)
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self._in_head:
             connection.receiving_since = state.now  # it had to wait for this answer
 
     def _serve(self, app: Any, keep_alive: bool) -> None:
         self.cycle = exchange = Exchange(
             scope=self.scope,
-            transport=cast(asyncio.Transport, self.connection),
+            transport=self._facade,
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -366,7 +379,8 @@ class ServiceProtocol(HttpToolsProtocol):
             keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        if not self._is_answering():
+        answering = self._answering
+        if answering is None or answering.response_complete:
             self._answer(exchange, app)
         elif len(self.pipeline) < MAX_PIPELINED:
             self.flow.pause_reading()
@@ -429,6 +443,10 @@ def _target(url: bytes) -> tuple[bytes, str, bytes]:
     raw_path = parsed.path or b"/"  # an absolute form may have none
     path = raw_path.decode("ascii")
     return raw_path, urllib.parse.unquote(path) if "%" in path else path, parsed.query or b""
+
+
+def _size(headers: list[tuple[bytes, bytes]]) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def _head_too_large() -> HeadTooLarge:
