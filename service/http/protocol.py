@@ -23,7 +23,6 @@ from service.errors import (
     ReceiveTimeout,
     ServiceError,
     TargetTooLong,
-    TooLarge,
     VersionNotSupported,
 )
 from service.http.connections import SWEEP_S, Connection, Connections
@@ -219,7 +218,7 @@ class ServiceProtocol(HttpToolsProtocol):
                 self._raw_bytes += len(data)
             framing = self._raw_bytes - self._body_bytes
             if self._chunked and framing > MAX_FRAMING_BYTES + MAX_FRAMING_RATIO * self._body_bytes:
-                self._fail(TooLarge(f"the sizes and extensions of the chunks take {framing} bytes"))
+                self._fail(_head_too_large())
         elif self._messages == messages or (
             (since is None or messages == 0) and self._messages == messages + 1
         ):
@@ -451,5 +450,6 @@ def _size(headers: list[tuple[bytes, bytes]]) -> int:
 
 def _head_too_large() -> HeadTooLarge:
     return HeadTooLarge(
-        f"request line and headers may have {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers, trailers included"
+        f"request line and headers may have {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers, "
+        "trailers and extensions of chunks included"
     )

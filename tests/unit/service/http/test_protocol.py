@@ -236,8 +236,8 @@ TOO_LARGE = {
     "headers of an upgrade": (b"GET /x HTTP/1.1\r\n" + UPGRADE + headers(101) + b"\r\n", 431),
     "a trailer of 100 KB": (post_chunked([b"a"], end=b"0\r\nT: " + X * 100 + b"\r\n\r\n"), 431),
     "200 trailers": (post_chunked([b"a"], end=b"0\r\n" + headers(200)), 431),
-    "a trailer that is not over": (post_chunked([b"a"], end=b"0\r\nT: " + X * 600), 413),
-    "an extension of 1 MB": (post_chunked([b"a"], end=b"1;" + X * 1000), 413),
+    "a trailer that is not over": (post_chunked([b"a"], end=b"0\r\nT: " + X * 600), 431),
+    "an extension of 1 MB": (post_chunked([b"a"], end=b"1;" + X * 1000), 431),
 }
 
 
