@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL_SOURCES := setup.py $(wildcard slimctr/native/*.c slimctr/native/*.h)
 
-.PHONY: help demo test quick test-isa install check unit reproduce bench-engine bench-serving bench-memory clean
+.PHONY: help demo test quick test-isa install check unit reproduce bench-engine bench-serving bench-memory bench-hostile clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -61,6 +61,9 @@ bench-serving: .venv/.test  ## measure docs/results/serving.md again (needs wrk,
 
 bench-memory: .venv/.test  ## memory, start and unload of the service with 1 and 10 million ids; about 15 minutes
 	$(BIN)/python -m benchmarks.memory $(ARGS)
+
+bench-hostile: .venv/.test  ## how long /livez takes while clients misbehave; a minute, needs the store of the demo
+	$(BIN)/python -m benchmarks.hostile_clients $(ARGS)
 
 .venv/.base: constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "slimctr needs Python 3.11 or newer: make PYTHON=..."'

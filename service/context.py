@@ -142,6 +142,7 @@ class ContextMiddleware:
             await problem_response(problem, path=path, request_id=context.trace_id)(
                 scope, receive, send_with_id
             )
+            _let_go(error)
         finally:
             for release in context.releases:
                 release()
@@ -174,6 +175,13 @@ class ContextMiddleware:
                     },
                 },
             )
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop the frames behind an answered error: they hold the body, in cycles that only a collection would free."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def route_template(scope: Scope) -> str:

@@ -1,12 +1,9 @@
 """The service answers others, and its memory stays, while clients do what no client should."""
 
-import http.client
 import resource
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,11 +11,13 @@ import pytest
 from artifacts import build_artifact
 from served import Served, served, wait_until_ready
 
+from benchmarks.hostile_clients import ATTACKS, measure
+
 DESCRIPTORS = 256
 # The machine of a test may be slow and busy; a service that is held up by another client takes seconds.
 WATCHDOG_SECONDS = 2.0
 # Two bodies of 15 MB at a time, of one that came and one that comes, beside what the first requests allocate once.
-WARM_BYTES, FLAT_BYTES = 128 << 20, 64 << 20
+WARM_BYTES, FLAT_BYTES = 64 << 20, 32 << 20
 
 
 pytestmark = pytest.mark.alone  # puts a service under load and measures its memory
@@ -47,88 +46,9 @@ def resident_bytes(service: Served) -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 
 
-def live_seconds(address: tuple[str, int]) -> float:
-    """Return how long a client of its own waited for `/livez`."""
-    start = time.monotonic()
-    client = http.client.HTTPConnection(*address, timeout=20)
-    client.request("GET", "/livez")
-    with client.getresponse() as response:
-        assert response.status == 200
-    client.close()
-    return time.monotonic() - start
-
-
-def headers_without_end(address: tuple[str, int], over: threading.Event) -> None:
-    many = b"".join(b"X-%d: 1\r\n" % number for number in range(5000))
-    while not over.is_set():
-        with suppress(OSError), socket.create_connection(address, 5) as client:
-            client.sendall(b"GET /livez HTTP/1.1\r\n")
-            while not over.is_set():
-                client.sendall(many)
-
-
-def a_header_without_end(address: tuple[str, int], over: threading.Event) -> None:
-    while not over.is_set():
-        with suppress(OSError), socket.create_connection(address, 5) as client:
-            client.sendall(b"GET /livez HTTP/1.1\r\nX: ")
-            while not over.is_set():
-                client.sendall(b"x" * 65536)
-
-
-def silent_connections(address: tuple[str, int], over: threading.Event) -> None:
-    with ExitStack() as stack:
-        for _ in range(200):
-            with suppress(OSError):
-                stack.enter_context(socket.create_connection(address, 5))
-        over.wait()
-
-
-def answers_unread(address: tuple[str, int], over: threading.Event) -> None:
-    """Ask for the largest file, many times, and read nothing."""
-    with ExitStack() as stack:
-        for _ in range(20):
-            client = stack.enter_context(socket.create_connection(address, 5))
-            with suppress(OSError):
-                client.settimeout(0.1)
-                client.sendall(b"GET /dashboard/static/plotly.min.js HTTP/1.1\r\nHost: x\r\n\r\n" * 90)
-        over.wait()
-
-
-def lists_of_nan(address: tuple[str, int], over: threading.Event) -> None:
-    """Send 15 MB of values that are none, again and again."""
-    body = b'{"instances":[' + b'{"tags":[NaN,NaN]},' * (15_000_000 // 19) + b"{}]}"
-    while not over.is_set():
-        client = http.client.HTTPConnection(*address, timeout=60)
-        client.request("POST", "/v1/predict", body)
-        with client.getresponse() as response:
-            assert response.status in (400, 422)
-        client.close()
-
-
-@contextmanager
-def attacked(address: tuple[str, int], *attacks: Callable[..., None]) -> Iterator[None]:
-    over = threading.Event()
-    threads = [threading.Thread(target=attack, args=(address, over)) for attack in attacks]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-
-
 def test_others_are_answered_and_memory_stays_while_clients_misbehave(store: Path) -> None:
-    attacks = (headers_without_end, a_header_without_end, silent_connections, answers_unread, lists_of_nan)
     with limited(store, 1024, 1024) as (service, address):
-        before = resident_bytes(service)
-        with attacked(address, *attacks):
-            time.sleep(2)  # until each has got going; the largest bodies are in memory
-            seconds = [live_seconds(address) for _ in range(20)]
-            halfway = resident_bytes(service)
-            seconds += [live_seconds(address) for _ in range(20)]
-            after = resident_bytes(service)
+        seconds, (before, halfway, after) = measure(address, lambda: resident_bytes(service), ATTACKS)
         print(f"slowest of 40: {max(seconds) * 1000:.0f} ms, {(after - before) / 1e6:.1f} MB more")
         assert max(seconds) < WATCHDOG_SECONDS
         assert after < before + WARM_BYTES
