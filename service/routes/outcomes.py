@@ -52,7 +52,9 @@ class OutcomeItem(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    outcome_id: OutcomeId
+    outcome_id: OutcomeId | None = Field(
+        default=None, description="Names this report of the row; default: `<request_id>/<index>`."
+    )
     request_id: RequestId
     index: Annotated[int, Field(ge=0, strict=True)]
     clicked: Literal[0, 1]
@@ -176,7 +178,7 @@ def _unknown_keys(document: dict[str, Any]) -> list[Fault]:
 def _outcome(item: OutcomeItem) -> Outcome:
     occurred = item.occurred_at
     return Outcome(
-        outcome_id=item.outcome_id,
+        outcome_id=item.outcome_id or f"{item.request_id}/{item.index}",
         request_id=item.request_id,
         index=item.index,
         clicked=item.clicked == 1,

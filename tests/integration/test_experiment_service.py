@@ -104,6 +104,26 @@ def test_traffic_outcomes_and_estimates_agree_to_the_last_row(service: Start, st
     check_traffic(service(), store)
 
 
+def test_a_repeat_of_an_outcome_without_an_id_is_a_duplicate(service: Start) -> None:
+    client = service()
+    answer = predict(client, "u1", raw_rows(2))
+    row = {"request_id": answer["request_id"], "index": 1, "occurred_at": time.time()}
+    steps = [
+        (row | {"clicked": 0}, "joined"),
+        (row | {"clicked": 0}, "duplicate"),
+        (row | {"clicked": 1}, "conflict"),
+        (row | {"clicked": 1, "restate": True}, "restated"),
+        (row | {"clicked": 1, "restate": True}, "duplicate"),
+        (row | {"clicked": 1}, "duplicate"),
+        (row | {"clicked": 1, "outcome_id": f"{answer['request_id']}/1"}, "duplicate"),
+        (row | {"index": 0, "clicked": 1}, "joined"),
+    ]
+    for item, status in steps:
+        assert report(client, item)[status] == 1, (item, status)
+    early = {"request_id": "not-yet", "index": 0, "clicked": 1, "occurred_at": time.time()}
+    assert [report(client, early)[status] for status in ("orphan", "duplicate")] == [1, 1]
+
+
 def test_the_same_with_redis(service: Start, store: Path, redis_url: str) -> None:
     check_traffic(service(state_url=redis_url), store)
 

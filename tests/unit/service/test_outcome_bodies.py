@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from model_store.names import OUTCOME_ID
 from service.routes.outcomes import read_outcomes
 
 NOW = 1_700_000_000.0
@@ -69,3 +70,13 @@ def test_what_is_no_time_of_the_past_is_a_fault_of_its_item(value: Any) -> None:
 def test_restate_is_true_or_false(value: Any) -> None:
     assert read(restate=value)[1][0][0] == "#/outcomes/0/restate"
     assert read(restate=True) == ([NOW], [])
+
+
+@pytest.mark.parametrize("named", [{}, {"outcome_id": None}])
+def test_an_outcome_without_an_id_is_named_by_request_and_row(named: dict[str, Any]) -> None:
+    rest = {"request_id": "r" * 128, "clicked": 1, "occurred_at": NOW}
+    body = {"outcomes": [{**rest, **named, "index": 2**64 - 1}, {**rest, "index": 0, "outcome_id": "mine"}]}
+    items, faults = read_outcomes(json.dumps(body).encode(), NOW)
+    assert faults == []
+    assert [item.outcome_id for item in items] == [f"{'r' * 128}/{2**64 - 1}", "mine"]
+    assert OUTCOME_ID.fits(items[0].outcome_id)
