@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing.connection import wait
 
@@ -28,18 +29,20 @@ def run_worker(
     life: int,
     news: int,
     settings: Settings,
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
     ahead: Ahead | None = None,
 ) -> None:
-    """Serve on the inherited socket; end with the supervisor, even when that was killed.
+    """Serve on the socket of `slot`, one of those inherited; end with the supervisor, even when that was killed.
 
     `life` reads from a pipe whose writing end only the supervisor keeps open, `news` takes what it wants to know.
     Connections wait in the queue of the socket until the labeled versions passed or failed their gates.
     """
     threading.Thread(target=_follow, args=(life,), daemon=True).start()
     write_metrics_as(slot)
+    for other in [*listeners[:slot], *listeners[slot + 1 :]]:
+        other.close()  # held here, connections would wait for a worker that takes no more
     try:
-        serve_on(listener, settings, partial(_tell, news, SERVES), ahead, MODELS_WAIT_S)
+        serve_on(listeners[slot], settings, partial(_tell, news, SERVES), ahead, MODELS_WAIT_S)
     except (ConfigError, ExperimentError) as error:
         _tell(news, str(error))
         sys.exit(STARTUP_FAILURE)
@@ -50,7 +53,7 @@ def run_forked(
     life: tuple[int, int],
     news: int,
     settings: Settings,
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
     ahead: Ahead | None,
 ) -> None:
     """Run a worker in the child of the process that made `life`, both ends of which it has inherited."""
@@ -58,7 +61,7 @@ def run_forked(
     take_signals()
     read_end, write_end = life
     os.close(write_end)
-    run_worker(slot, read_end, news, settings, listener, ahead)
+    run_worker(slot, read_end, news, settings, listeners, ahead)
 
 
 def take_signals() -> None:
@@ -89,8 +92,8 @@ def _follow(life: int) -> None:
 def _replace(handover: int, slot: int, news: int) -> None:
     document = read_handover(handover)
     os.close(handover)
-    listener = socket.socket(fileno=document["listeners"][slot])
-    run_worker(slot, document["life"][0], news, Settings(**document["settings"]), listener)
+    listeners = [socket.socket(fileno=listener) for listener in document["listeners"]]
+    run_worker(slot, document["life"][0], news, Settings(**document["settings"]), listeners)
 
 
 if __name__ == "__main__":

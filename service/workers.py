@@ -174,7 +174,7 @@ class Start:
                 news, told = os.pipe()
                 process = self._processes.Process(
                     target=run_forked,
-                    args=(slot, self._life, told, self._settings, self._listeners[slot], self._ahead),
+                    args=(slot, self._life, told, self._settings, self._listeners, self._ahead),
                     name="slimctr-worker",
                 )
                 process.start()

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -199,6 +199,35 @@ def test_workers_drain(store: Path, tmp_path: Path) -> None:
                 assert "draining" in ready.json()["detail"]
         assert service.stop(signal.SIGCONT) == 0
         assert list(folder.iterdir()) == []
+
+
+def test_late_connections_are_refused_while_the_last_requests_end(store: Path) -> None:
+    """Neither the supervisor nor another worker holds the socket of a worker that takes no more."""
+    body = json.dumps({"instances": raw_rows(1)}).encode()
+    with served(store, "--workers", "2", SLIMCTR_DRAIN_DELAY_S="0.2") as service, ExitStack() as stack:
+        url = httpx.URL(service.address())
+        address = (url.host, url.port or 0)
+        supervised(service)
+        replaced(service, {workers_of(service).pop()})
+        for _ in range(8):
+            with httpx.Client(base_url=url, timeout=START_SECONDS) as client:
+                wait_until_ready(client)
+        running = [stack.enter_context(socket.create_connection(address, START_SECONDS)) for _ in range(16)]
+        for connection in running:
+            connection.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: slimctr\r\nConnection: close\r\n")
+            connection.sendall(b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body))
+            assert connection.recv(4096).startswith(b"HTTP/1.1 100")
+        service.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionRefusedError):
+            while True:
+                with socket.create_connection(address, START_SECONDS) as late, suppress(ConnectionResetError):
+                    late.sendall(b"GET /livez HTTP/1.1\r\nHost: slimctr\r\nConnection: close\r\n\r\n")
+                    late.recv(4096)
+        assert service.process.poll() is None
+        for connection in running:
+            connection.sendall(body)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        assert service.stop(signal.SIGCONT) == 0
 
 
 def test_settings_reach_replacements_but_neither_arguments_nor_environment(store: Path) -> None:
