@@ -77,8 +77,9 @@ class Catalog:
                 self.unread[model] = str(error)
             return last
         self.unread.pop(model, None)
-        if last is not None and found.revision == 0 and last.revision > 0:
-            # No command deletes a file of labels: its folder is gone, such as with a disk that was unmounted.
+        if last is not None and found == Labels() and last != Labels():
+            # No command deletes a file of labels: its folder is gone, such as with a disk that was unmounted. A file
+            # that was written by hand or another tool, without a revision, has labels.
             self._complain(model, "labels have vanished", "the last ones stay in force")
             return last
         self._complaints.pop(model, None)

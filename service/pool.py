@@ -325,11 +325,15 @@ class Pool:
             self._loader.take_out(version, found.damage)
             self._spawn(self._close(version))
             self._reconcile()
-        elif found.replaced and not version.reason:
+            return
+        was_whole = not version.reason
+        version.reason = ""
+        if found.replaced:
             version.reason = (
                 f"{', '.join(found.replaced)}: replaced or deleted in the store after the load; what was loaded "
                 "serves on, and the next start reads what is there then"
             )
+        if was_whole and found.replaced:
             logger.warning(
                 "files of a served version are gone",
                 extra={"model": version.model, "version": version.number, "detail": version.reason},

@@ -146,7 +146,8 @@ class Supervisor:
     def _pass_on(self, received: int) -> None:
         self._stopping = True
         self._due.clear()
-        for listener in self._listeners:  # a worker refuses late connections once nobody else holds its socket
+        # A worker refuses late connections once nobody else holds its socket.
+        for listener in self._listeners:
             listener.close()
         for pid in self._workers:  # none of which is reaped yet, so no other process has its number
             os.kill(pid, received)

@@ -39,18 +39,15 @@ def look_at(directory: Path, loaded: Mapping[str, FileState], listed: Mapping[st
             replaced.append(name)
         elif now.size != before.size:
             return Found(f"{name} was changed in place: {now.size} bytes, not {before.size}", (), states)
-        elif not _has_digest(directory / name, listed[name].sha256):
-            return Found(
-                f"{name} was overwritten in place: its sha256 is not that of the manifest", (), states
-            )
         else:
+            try:
+                with open_regular(directory / name) as file:
+                    digest = sha256(file)
+            except (StoreError, OSError):
+                continue  # gone by now, or not readable: the next look tries again
+            if digest != listed[name].sha256:
+                return Found(
+                    f"{name} was overwritten in place: its sha256 is not that of the manifest", (), states
+                )
             states[name] = now  # touched, or written with the same bytes
     return Found("", tuple(replaced), states)
-
-
-def _has_digest(path: Path, expected: str) -> bool:
-    try:
-        with open_regular(path) as file:
-            return sha256(file) == expected
-    except (StoreError, OSError):
-        return True  # gone by now, or not readable: the next look tells

@@ -1,6 +1,7 @@
 """The pool over a real store: what labels, experiments and operators ask for is what is loaded."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -581,6 +582,21 @@ def test_a_store_that_vanishes_leaves_what_is_served(
 
     run(root, test)
     assert [record.getMessage() for record in caplog.records].count("labels have vanished") == 1
+
+
+def test_labels_without_a_revision_are_labels(tmp_path: Path) -> None:
+    """As written by hand or another tool, before and after a command counted a change."""
+    folder = build_artifact(tmp_path, label="stable").parent
+    build_artifact(tmp_path)
+
+    async def test(case: Case) -> None:
+        for number in (2, 1):
+            (folder / "labels.json").write_text(json.dumps({"labels": {"stable": str(number)}}))
+            await case.look()
+            await case.pool.settled()
+            assert case.pool.labels("ctr") == {"stable": number}
+
+    run(tmp_path, test)
 
 
 def test_looked_up_values_are_counted_by_field_and_outcome(tmp_path: Path) -> None:

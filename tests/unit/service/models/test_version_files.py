@@ -240,6 +240,43 @@ def test_a_file_that_holds_the_same_bytes_serves_on(tmp_path: Path, name: str) -
     run(tmp_path, test)
 
 
+def test_a_file_that_cannot_be_read_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the system says nothing of the bytes: damage is noticed once they can be read."""
+    path = build_artifact(tmp_path, label="stable") / FILES[0]
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    async def test(case: Case) -> None:
+        write_in_place(path, flipped(path.read_bytes()))
+        with monkeypatch.context() as broken:
+            broken.setattr("service.models.watch.sha256", fail)
+            await case.pool._watch_files()
+            assert case.version().state is State.READY
+        await case.pool._watch_files()
+        assert "was overwritten in place" in case.version().reason
+
+    run(tmp_path, test)
+
+
+def test_a_store_that_returns_leaves_no_reason(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    build_artifact(root, label="stable")
+
+    async def test(case: Case) -> None:
+        for _ in range(2):
+            root.rename(tmp_path / "unmounted")
+            await case.look()
+            assert "what was loaded serves on" in case.version().reason
+            (tmp_path / "unmounted").rename(root)
+            await case.look()
+            assert (case.version().state, case.version().reason, case.loads()) == (State.READY, "", 1)
+
+    run(root, test)
+
+
 @pytest.mark.parametrize("how", ["replaced", "deleted", "folder deleted"])
 def test_what_was_loaded_serves_on_when_its_file_is_another(tmp_path: Path, how: str) -> None:
     """The memory is still that of the file that was checked; a warning tells what the next start will find."""
