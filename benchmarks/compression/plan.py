@@ -16,6 +16,9 @@ from slimctr.training import TrainConfig, read_settings
 
 FOLDER = Path(__file__).parent
 ORIGINAL = "original"
+YOUNGER = {"select": "auc", "bias_start": "zero", "batch_norm_statistics": "running"}
+"""Settings of training that are younger than the first records, at the values by which all originals are trained.
+Keys of records leave them out."""
 
 
 class _Record(BaseModel):
@@ -117,9 +120,10 @@ class Task:
     def identity(self) -> dict[str, Any]:
         """What the key digests: defaults that a method resolves to are part of it."""
         steps = [] if self.method is None else chain(self.method, dict(self.settings))
+        training = self.config.model_dump(mode="json")
         return {
             "data": self.data,
-            "training": self.config.model_dump(mode="json"),
+            "training": {name: v for name, v in training.items() if (name, v) not in YOUNGER.items()},
             "chain": [[step.method.name, step.config.model_dump(mode="json")] for step in steps],
         }
 
@@ -143,5 +147,7 @@ def study_task(study: Study, name: str, network: str, seed: int) -> Task:
     """The task of one variant (or `original`) of a study."""
     variant = study.variants.get(name, Variant())
     preset = read_settings(study.preset) if study.preset else {}
-    config = TrainConfig.resolve(preset, study.training, variant.training, {"network": network, "seed": seed})
+    config = TrainConfig.resolve(
+        YOUNGER, preset, study.training, variant.training, {"network": network, "seed": seed}
+    )
     return Task(study.data, config, name, variant.method, tuple(variant.settings.items()))

@@ -12,11 +12,11 @@ from slimctr.compression.columns import (
     column_statistics,
     columns_objection,
     compact,
-    estimate_batch_norm,
 )
 from slimctr.compression.data import CompressionData
 from slimctr.compression.method import Outcome, method
 from slimctr.networks import CtrModel
+from slimctr.training import estimate_batch_norm
 
 
 class MagnitudeSettings(ColumnSettings):
@@ -54,5 +54,5 @@ def column_magnitudes(table: np.ndarray, counts: np.ndarray) -> Array:
 def _keep(model: CtrModel, data: CompressionData, config: ColumnSettings, scores: Array) -> Outcome:
     mask = keep_columns(scores, column_budget(model.spec, config.budget_ratio, config.cost))
     smaller = compact(model, mask)
-    batches = estimate_batch_norm(smaller, data)
+    batches = estimate_batch_norm(smaller, data.split("train"), data.training)
     return Outcome(smaller, {**column_statistics(model.spec, mask), "batch_norm_batches": batches})

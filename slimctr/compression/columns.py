@@ -1,11 +1,10 @@
-"""Tables with fewer columns: settings, the model that is left, and its batch-norm statistics."""
+"""Tables with fewer columns: settings, and the model that is left."""
 
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
 
 from slimctr.compression.column_masks import ColumnBudget, Cost, Mask
 from slimctr.compression.data import CompressionData
@@ -13,10 +12,9 @@ from slimctr.compression.factors import model_of, with_parts
 from slimctr.compression.method import ExtraEpochs, Settings, not_float
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, ExpandSpec, ModelSpec, TableSpec, build_model, scatter_matrix
+from slimctr.training import set_start_bias
 
 Alignment = Literal["scatter", "projection"]
-
-STATISTICS_BATCHES = 500
 
 
 class ColumnSettings(Settings):
@@ -75,11 +73,13 @@ def compact(model: CtrModel, mask: Mask, alignment: Alignment = "scatter") -> Ct
     return model_of(compact_spec(model.spec, mask, alignment), state)
 
 
-def initial(spec: ModelSpec, seed: int) -> CtrModel:
-    """Return a model with initial weights drawn from `seed`."""
+def initial(spec: ModelSpec, data: CompressionData) -> CtrModel:
+    """Return a model with initial weights drawn from the seed of the run."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_model(spec)
+        torch.manual_seed(data.training.seed)
+        model = build_model(spec)
+    set_start_bias(model, data.training, data.dataset)
+    return model
 
 
 def kept_columns(mask: Mask) -> list[tuple[int, tuple[int, ...]]]:
@@ -99,31 +99,3 @@ def column_statistics(spec: ModelSpec, mask: Mask) -> dict[str, Any]:
         "bytes_kept": float(widths @ np.asarray(spec.rows) / (spec.dim * sum(spec.rows))),
         "dims_kept": float(widths.mean() / spec.dim),
     }
-
-
-@torch.no_grad()
-def estimate_batch_norm(model: CtrModel, data: CompressionData) -> int:
-    """Set the running statistics of batch-norms to the mean over 500 training batches; return how many were read.
-
-    The statistics of a whole network are wrong for one that has lost columns. Dropout is off, weights stay as
-    they are; the batches are those of the run's training, in an order drawn from its seed.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
-    if not norms:
-        return 0
-    train, config = data.split("train"), data.training
-    generator = torch.Generator().manual_seed(config.seed)
-    batches = train.shuffled(config.batch_rows, config.negative_sampling_rate, generator)[:STATISTICS_BATCHES]
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches instead of a fading one
-        norm.train()
-    for index in batches:
-        batch = train.take(index)
-        model(batch.ids, batch.bags)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
-    return len(batches)

@@ -13,7 +13,6 @@ from slimctr.compression.columns import (
     column_statistics,
     columns_objection,
     compact,
-    estimate_batch_norm,
     initial,
 )
 from slimctr.compression.data import CompressionData
@@ -21,7 +20,7 @@ from slimctr.compression.mask_search import Mode, SearchPlan, search_columns
 from slimctr.compression.method import Count, ExtraEpochs, Outcome, Rate, Weight, method
 from slimctr.compression.orthogonality import Rows, regularity
 from slimctr.networks import CtrModel, ModelSpec
-from slimctr.training import TrainConfig, fit
+from slimctr.training import TrainConfig, estimate_batch_norm, fit, kept_epoch
 from slimctr.training.job import set_untrained_oov_rows
 
 INHERITED_EPOCHS = 2
@@ -101,10 +100,10 @@ def ham(model: CtrModel, data: CompressionData, config: HamSettings) -> Outcome:
         weight_rate_factor=INHERITED_RATE_FACTOR,
     )
     search = search_columns(supernet, data, budget, plan)
-    source = supernet if config.retrain == "inherit" else initial(spec, data.training.seed)
+    source = supernet if config.retrain == "inherit" else initial(spec, data)
     smaller = compact(source, search.mask, config.alignment)
     if config.retrain == "inherit":
-        statistics["batch_norm_batches"] = estimate_batch_norm(smaller, data)
+        statistics["batch_norm_batches"] = estimate_batch_norm(smaller, data.split("train"), data.training)
     return Outcome(
         smaller, {**column_statistics(spec, search.mask), **statistics, "search": search.statistics}
     )
@@ -116,7 +115,7 @@ def _supernet(model: CtrModel, data: CompressionData, config: HamSettings) -> tu
     if penalty is None:
         return copy.deepcopy(model), {}
     started = time.perf_counter()
-    supernet = initial(model.spec, data.training.seed)
+    supernet = initial(model.spec, data)
     history = fit(
         supernet,
         data.training,
@@ -129,7 +128,7 @@ def _supernet(model: CtrModel, data: CompressionData, config: HamSettings) -> tu
     return supernet, {
         "supernet": {
             "epochs": len(history),
-            "valid_auc": max(record.valid_auc for record in history),
+            "valid_auc": kept_epoch(history).valid_auc,
             "seconds": round(time.perf_counter() - started, 3),
         }
     }

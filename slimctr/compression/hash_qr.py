@@ -9,6 +9,7 @@ from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import with_parts
 from slimctr.compression.method import FromScratchSettings, Outcome, method
 from slimctr.networks import CtrModel, ModelSpec, TableSpec, build_model
+from slimctr.training import set_start_bias
 
 
 class HashQrSettings(FromScratchSettings):
@@ -49,5 +50,6 @@ def hash_qr(model: CtrModel, data: CompressionData, config: HashQrSettings) -> O
     ]
     torch.manual_seed(data.training.seed)
     smaller = build_model(with_parts(spec, tables=tables))
+    set_start_bias(smaller, data.training, data.dataset)
     names = [n for n, table in zip(spec.field_names, tables, strict=True) if table.divisor is None]
     return Outcome(smaller, {"whole_fields": names})

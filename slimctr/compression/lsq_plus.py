@@ -54,7 +54,7 @@ def lsq_plus(model: CtrModel, data: CompressionData, config: LsqPlusSettings) ->
     artifact.
     """
     torch.manual_seed(data.training.seed)
-    fresh = config.start == "fresh"
+    fresh = data if config.start == "fresh" else None
     training = with_tables(
         model, _tables(model, data, config), _wide_tables(model, data, config), fresh=fresh
     )

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from model_store.codecs import index_bytes
-from slimctr.compression.columns import estimate_batch_norm
 from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import model_of, with_parts
 from slimctr.compression.method import ExtraEpochs, Outcome, Settings, method, not_float
 from slimctr.errors import CompressionError
 from slimctr.networks import CtrModel, MaskedTable, ModelSpec, TableSpec
+from slimctr.training import estimate_batch_norm
 
 
 class MagnitudeElementsSettings(Settings):
@@ -63,7 +63,7 @@ def magnitude_elements(model: CtrModel, data: CompressionData, config: Magnitude
     shares = {name: float(mask.float().mean()) for name, mask in zip(spec.field_names, kept, strict=True)}
     statistics = {
         **{"kept_values": sum(table.kept for table in specs), "values": len(every), "kept_share": shares},
-        "batch_norm_batches": estimate_batch_norm(smaller, data),
+        "batch_norm_batches": estimate_batch_norm(smaller, data.split("train"), data.training),
     }
     return Outcome(smaller, statistics)
 

@@ -100,7 +100,7 @@ def _search(
             rows, groups.of_row, quantizers, offset_columns(model.spec), strict=True
         )
     ]
-    training = with_tables(model, tables, None, fresh=config.start == "fresh")
+    training = with_tables(model, tables, None, fresh=data if config.start == "fresh" else None)
     price = config.precision_cost / torch.from_numpy(groups.weights).float()
 
     def cost(_model: CtrModel, _stored: Tensor) -> Tensor:

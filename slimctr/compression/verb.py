@@ -25,8 +25,10 @@ from slimctr.training import (
     Run,
     Scores,
     TrainingProgress,
+    figure,
     fit,
     git_revision,
+    kept_epoch,
     load_run,
     measure,
     save_run,
@@ -171,7 +173,7 @@ class FineTuning:
 
 
 def fine_tune(model: CtrModel, settings: Settings, data: CompressionData) -> FineTuning | None:
-    """Train a compressed model on in place with the loss of its run: fresh Adam, the best validation AUC is kept.
+    """Train a compressed model on in place with the loss of its run: fresh Adam, the best epoch is kept.
 
     Returns None when `settings` ask for no epochs.
     When no epoch beats the model as it was, it stays as it was, unless it has `pair_relu` layers, which are not
@@ -182,7 +184,9 @@ def fine_tune(model: CtrModel, settings: Settings, data: CompressionData) -> Fin
         return None
     valid = data.split("valid")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    auc_before = quality.auc(valid.labels.numpy(), score(model, valid))
+    labels, logits = valid.labels.numpy(), score(model, valid)
+    auc_before = quality.auc(labels, logits)
+    figure_before = figure(training.select, auc_before, quality.logloss(labels, logits))
     rows = [*model.tables.parameters(), *(model.wide.parameters() if model.wide is not None else ())]
     for parameter in rows:
         parameter.requires_grad_(settings.train_codes)
@@ -196,9 +200,9 @@ def fine_tune(model: CtrModel, settings: Settings, data: CompressionData) -> Fin
     )
     for parameter in rows:
         parameter.requires_grad_(True)
-    best = max(history, key=lambda record: record.valid_auc)
+    best = kept_epoch(history)
     needs_training = any(layer.kind == "pair_relu" for layer in model.spec.layers)
-    if best.valid_auc <= auc_before and not needs_training:
+    if best.figure(training.select) <= figure_before and not needs_training:
         model.load_state_dict(before)
         return FineTuning(history, auc_before, 0)
     if settings.train_codes:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from slimctr.errors import ConfigError
+from slimctr.training.config import Select
 
 
 @dataclass(frozen=True)
@@ -27,22 +29,39 @@ class EpochRecord:
     seconds: float
     is_best: bool
 
+    def figure(self, select: Select) -> float:
+        """Return what epochs are compared by, higher is better."""
+        return figure(select, self.valid_auc, self.valid_logloss)
+
+
+def figure(select: Select, valid_auc: float, valid_logloss: float) -> float:
+    """Return what states of a model are compared by, higher is better.
+
+    NE is the log-loss over a constant of the validation rows, so both order states alike.
+    """
+    return valid_auc if select == "auc" else -valid_logloss
+
+
+def kept_epoch(history: Sequence[EpochRecord]) -> EpochRecord:
+    """Return the epoch whose weights a training of at least one epoch ended with."""
+    return [record for record in history if record.is_best][-1]
+
 
 @dataclass
 class FitState:
     """Where training stands between two epochs."""
 
     history: list[EpochRecord] = field(default_factory=list)
-    best_auc: float = float("-inf")
+    best_figure: float = float("-inf")
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     epochs_without_gain: int = 0
     stale_epochs: int = 0
 
-    def record_epoch(self, record: EpochRecord, weights: dict[str, Tensor]) -> None:
+    def record_epoch(self, record: EpochRecord, weights: dict[str, Tensor], select: Select) -> None:
         """Add an epoch, keep its weights when it is the best so far."""
         self.history.append(record)
         if record.is_best:
-            self.best_auc = record.valid_auc
+            self.best_figure = record.figure(select)
             self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
             self.stale_epochs = 0
         else:
@@ -59,7 +78,7 @@ def write_checkpoint(
     """
     values = {
         "history": [asdict(record) for record in state.history],
-        "best_auc": state.best_auc,
+        "best_figure": state.best_figure,
         "best_weights": state.best_weights,
         "epochs_without_gain": state.epochs_without_gain,
         "stale_epochs": state.stale_epochs,
@@ -103,7 +122,7 @@ def read_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
         ) from error
     return FitState(
         history=[EpochRecord(**record) for record in values["history"]],
-        best_auc=values["best_auc"],
+        best_figure=values["best_figure"],
         best_weights=values["best_weights"],
         epochs_without_gain=values["epochs_without_gain"],
         stale_epochs=values["stale_epochs"],

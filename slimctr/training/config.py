@@ -15,6 +15,7 @@ from slimctr.networks.params import nearest
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
+Select = Literal["logloss", "auc", "ne"]
 
 
 class TrainConfig(BaseModel):
@@ -34,9 +35,12 @@ class TrainConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0, le=1e30)] = 1e-3
     schedule: Literal["plateau", "one_cycle"] = "plateau"
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    select: Select = "logloss"
     patience: Annotated[int, Field(ge=1, le=1_000_000)] = 2
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
     clip_norm: Annotated[float, Field(gt=0)] = 10.0
+    bias_start: Literal["click_rate", "zero"] = "click_rate"
+    batch_norm_statistics: Literal["estimated", "running"] = "estimated"
     embedding_l2: Annotated[float, Field(ge=0, le=1e3)] = 1e-5
     negative_sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     gauc_field: str | None = None

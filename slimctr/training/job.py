@@ -1,5 +1,6 @@
 """From an encoded data set and a configuration to a run directory."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -113,7 +114,23 @@ def initial_model(config: TrainConfig, dataset: Dataset) -> CtrModel:
     spec = initial_spec(config, dataset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return build_model(spec)
+        model = build_model(spec)
+    set_start_bias(model, config, dataset)
+    return model
+
+
+@torch.no_grad()
+def set_start_bias(model: CtrModel, config: TrainConfig, dataset: Dataset) -> None:
+    """Set the bias of the head of a model with initial weights to the log-odds of a click in the training rows.
+
+    The odds are those of the rows that an epoch draws: of the negatives, a share `negative_sampling_rate`. The
+    model adds the logarithm of that share, so its logits start at the log-odds of all rows. With `bias_start`
+    zero the model stays as it is.
+    """
+    if config.bias_start == "click_rate":
+        tally = dataset.info["splits"]["train"]
+        odds = (tally["clicks"] + 0.5) / (tally["rows"] - tally["clicks"] + 0.5)
+        model.backbone.head.bias.fill_(math.log(odds) - model.logit_correction)
 
 
 @torch.no_grad()

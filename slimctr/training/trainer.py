@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from torch.nn import functional
 from slimctr import quality
 from slimctr.errors import ConfigError
 from slimctr.networks import CtrModel, FloatTable, MaskedTable, QuotientRemainderTable
+from slimctr.training.batch_norm import estimate_batch_norm
 from slimctr.training.batches import Batch, TensorSplit
 from slimctr.training.checkpoint import EpochRecord, FitState, read_checkpoint, write_checkpoint
 from slimctr.training.config import TrainConfig
@@ -21,6 +23,9 @@ from slimctr.training.progress import Silent, TrainingProgress
 from slimctr.training.schedule import one_cycle_rate, plateau_rate
 
 SMALLEST_GAIN = 1e-6
+STATISTICS_ROWS = 50_000
+"""Training rows that batch-norm statistics are taken from after each epoch: a mean of so many is known to 0.5 % of
+a deviation."""
 
 Penalty = Callable[[CtrModel, torch.Tensor], torch.Tensor]
 
@@ -51,7 +56,7 @@ def fit(
     row_trainer: RowTrainer | None = None,
     kd_weight: float = 0.0,
 ) -> list[EpochRecord]:
-    """Train a model in place and leave it with the weights of its best validation AUC; return its epochs.
+    """Train a model in place and leave it with the weights of its best epoch, by `select`; return its epochs.
 
     `penalty` (model, stored (B, W)) gives a scalar that is added to the log-loss of every batch. `kd_weight` is
     that of the mean squared difference to the logits that `train` says to imitate. `row_trainer`
@@ -77,7 +82,7 @@ def fit(
             record = _run_epoch(
                 model, optimizer, config, train, valid, state, progress, penalty, row_trainer, kd_weight
             )
-            state.record_epoch(record, model.state_dict())
+            state.record_epoch(record, model.state_dict(), config.select)
             if checkpoint is not None:
                 write_checkpoint(checkpoint, state, model, optimizer)
             progress.epoch(record)
@@ -117,6 +122,8 @@ def _run_epoch(
         loss_sum += loss * len(index)
         rows += len(index)
         progress.step(epoch, step + 1, len(batches), float(loss_sum) / rows)
+    if config.batch_norm_statistics == "estimated":
+        estimate_batch_norm(model, train, config, batches=-(-STATISTICS_ROWS // config.batch_rows))
     labels = valid.labels.numpy()
     logits = score(model, valid)
     if not np.isfinite(logits).all():
@@ -124,16 +131,16 @@ def _run_epoch(
             f"training diverged in epoch {epoch}: scores are not finite; "
             f"lower learning_rate, which is {config.learning_rate:g}"
         )
-    valid_auc = quality.auc(labels, logits)
-    return EpochRecord(
+    record = EpochRecord(
         epoch=epoch,
         loss=float(loss_sum) / rows,
-        valid_auc=valid_auc,
+        valid_auc=quality.auc(labels, logits),
         valid_logloss=quality.logloss(labels, logits),
         learning_rate=rate,
         seconds=time.perf_counter() - started,
-        is_best=valid_auc > state.best_auc + SMALLEST_GAIN,
+        is_best=False,
     )
+    return replace(record, is_best=record.figure(config.select) > state.best_figure + SMALLEST_GAIN)
 
 
 def _learning_rate(config: TrainConfig, state: FitState, position: float) -> float:

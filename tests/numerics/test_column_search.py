@@ -13,13 +13,12 @@ from rounding import (
     network_error,
 )
 
-from slimctr.compression.columns import compact, estimate_batch_norm
-from slimctr.compression.data import CompressionData
+from slimctr.compression.columns import compact
 from slimctr.compression.mask_search import MaskedColumns, mask_gradient
 from slimctr.compression.orthogonality import column_overlap, regularity
 from slimctr.export.onnx_network import FoldedNetwork
 from slimctr.networks import NETWORKS, build_model, float_spec
-from slimctr.training import Batch, TensorSplit, TrainConfig
+from slimctr.training import Batch, TensorSplit, TrainConfig, estimate_batch_norm
 
 MASK = np.array([[1, 0, 1, 1, 0, 1], [0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 1]], bool)
 
@@ -176,19 +175,11 @@ def test_regularity_of_nothing_is_none():
     assert regularity(model.spec.model_copy(update={"rows": (3, 3, 3, 3)}), 1.0) is None
 
 
-class Rows(CompressionData):
-    """The batch of this file as the training split."""
-
-    def __init__(self, rows, config):
-        self.split = {"train": TensorSplit(*rows)}.__getitem__
-        self.training = config
-
-
 def test_batch_norm_statistics_become_those_of_the_smaller_network():
     smaller, rows = compact(network("dnn"), MASK), batch(500)
     before = {name: tensor.clone() for name, tensor in smaller.named_parameters()}
     config = TrainConfig.resolve({"network": "dnn", "batch_rows": 500})
-    assert estimate_batch_norm(smaller, Rows(rows, config)) == 1
+    assert estimate_batch_norm(smaller, TensorSplit(*rows), config) == 1
     with torch.no_grad():
         first = smaller.backbone.mlp.blocks[0]
         inputs = smaller.expands(smaller.lookup(rows.ids, rows.bags)).numpy()

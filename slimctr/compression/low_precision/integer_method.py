@@ -68,7 +68,7 @@ def train_integer_tables(
     ]
     starts = {name: float(table.steps[0]) for name, table in zip(model.spec.field_names, tables, strict=True)}
     torch.manual_seed(seed)
-    training = with_tables(model, tables, None, fresh=config.start == "fresh")
+    training = with_tables(model, tables, None, fresh=data if config.start == "fresh" else None)
     row_trainer = IntegerTraining(
         training, RowLearning(config.row_optimizer, config.row_rate_factor, rounder), plan.rate
     )

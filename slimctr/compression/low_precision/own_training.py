@@ -6,7 +6,7 @@ from slimctr import quality
 from slimctr.compression.data import CompressionData
 from slimctr.compression.low_precision.start import LowPrecisionSettings
 from slimctr.networks import CtrModel
-from slimctr.training import EpochRecord, fit, score
+from slimctr.training import EpochRecord, figure, fit, kept_epoch, score
 from slimctr.training.trainer import Penalty, RowTrainer
 
 
@@ -22,14 +22,18 @@ def train_inside(
 
     A model that started from trained weights and that no epoch made better stays as it was, if it may.
     """
-    valid = data.split("valid")
+    valid, training = data.split("valid"), config.own_training(data.training)
     statistics: dict[str, Any] = {}
     if config.start == "trained":
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        statistics["valid_auc_before"] = quality.auc(valid.labels.numpy(), score(model, valid))
+        labels, logits = valid.labels.numpy(), score(model, valid)
+        statistics["valid_auc_before"] = quality.auc(labels, logits)
+        figure_before = figure(
+            training.select, statistics["valid_auc_before"], quality.logloss(labels, logits)
+        )
     history = fit(
         model,
-        config.own_training(data.training),
+        training,
         data.training_rows(config.kd_weight),
         valid,
         progress=data.progress,
@@ -37,9 +41,9 @@ def train_inside(
         penalty=penalty,
         kd_weight=config.kd_weight,
     )
-    best = max(history, key=lambda record: record.valid_auc)
+    best = kept_epoch(history)
     statistics |= {"kept_epoch": best.epoch, "best_valid_auc": best.valid_auc}
-    if config.start == "trained" and may_keep_start and best.valid_auc <= statistics["valid_auc_before"]:
+    if config.start == "trained" and may_keep_start and best.figure(training.select) <= figure_before:
         model.load_state_dict(before)
         statistics["kept_epoch"] = 0
     return tuple(history), statistics

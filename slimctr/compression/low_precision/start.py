@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slimctr.compression.data import CompressionData
 from slimctr.compression.factors import with_parts
 from slimctr.compression.low_precision.integer_training import step_floor
 from slimctr.compression.low_precision.rounding import Rounder
@@ -22,7 +23,7 @@ from slimctr.networks import (
 )
 from slimctr.networks.integer_table import IntegerTable, StepScope
 from slimctr.networks.tables import build_table
-from slimctr.training import TrainConfig
+from slimctr.training import TrainConfig, set_start_bias
 from slimctr.training.config import Epochs
 
 BLOCK_ROWS = 65_536
@@ -118,22 +119,29 @@ def start_integer_table(
 
 
 def with_tables(
-    model: CtrModel, tables: Sequence[nn.Module], wide: Sequence[nn.Module] | None, *, fresh: bool = False
+    model: CtrModel,
+    tables: Sequence[nn.Module],
+    wide: Sequence[nn.Module] | None,
+    *,
+    fresh: CompressionData | None = None,
 ) -> CtrModel:
     """Return a model like `model` around other tables; its own first-order tables stay when `wide` is None.
 
-    With `fresh` the rest has new weights from torch's global generator, otherwise those of `model`.
+    The rest has the weights of `model`; with `fresh` those that a training on these data starts from, drawn from
+    torch's global generator.
     """
     if wide is None and model.wide is not None:
         wide = [build_table(spec, n) for spec, n in zip(model.spec.wide, model.spec.rows, strict=True)]
-        if not fresh:
+        if fresh is None:
             nn.ModuleList(wide).load_state_dict(model.wide.state_dict())
     kinds = {"tables": [table_spec(table) for table in tables], "wide": [table_spec(t) for t in wide or ()]}
     one_row = with_parts(model.spec, **kinds, rows=[1] * len(tables))  # the tables it builds are thrown away
     other = build_model(one_row)
-    if not fresh:
+    if fresh is None:
         other.expands.load_state_dict(model.expands.state_dict())
         other.backbone.load_state_dict(model.backbone.state_dict())
+    else:
+        set_start_bias(other, fresh.training, fresh.dataset)
     other.spec = with_parts(one_row, rows=model.spec.rows)
     other.tables = nn.ModuleList(tables)
     other.wide = nn.ModuleList(wide) if wide else None

@@ -166,13 +166,13 @@ def test_a_search_drops_rows_and_keeps_their_order(searched, dataset):
 
 
 def test_a_search_that_scores_below_its_start_has_searched_all_the_same(run, tmp_path):
-    """At this price every epoch of the mixture is worse than trained rows at 6 bits, and must not be undone for it."""
+    """At this rate the epoch of the mixture is worse than trained rows at 6 bits, and must not be undone for it."""
     settings = {
         "start": "trained",
         "epochs": 1,
         "precision_cost": 10.0,
         "groups": 16,
-        "learning_rate_factor": 1.0,
+        "learning_rate_factor": 10.0,
     }
     priced = compress(run, "mpe", settings, None, tmp_path / "run")
     step = priced.lineage.methods[-1].statistics

@@ -5,8 +5,8 @@ from rounding import gamma
 
 from slimctr import quality
 from slimctr.errors import ConfigError
-from slimctr.networks import QuantizedTable
-from slimctr.training import TensorSplit, fit, initial_model, score
+from slimctr.networks import NETWORKS, QuantizedTable
+from slimctr.training import TensorSplit, estimate_batch_norm, fit, initial_model, kept_epoch, score
 from slimctr.training.checkpoint import EpochRecord, FitState
 from slimctr.training.trainer import train_step
 
@@ -82,11 +82,43 @@ def test_training_leaves_the_global_generator_alone(config, dataset, splits):
 
 
 def test_the_model_ends_with_the_weights_of_its_best_epoch(config, dataset, splits):
-    config = config.changed(epochs=12, learning_rate=0.05, patience=2)
+    config = config.changed(epochs=50, learning_rate=0.05, patience=2)
     model, history = trained(config, dataset, splits)
-    best = max(record.valid_auc for record in history)
+    best = min(record.valid_logloss for record in history)
     assert not history[-1].is_best
-    assert quality.auc(splits["valid"].labels.numpy(), score(model, splits["valid"])) == best
+    assert quality.logloss(splits["valid"].labels.numpy(), score(model, splits["valid"])) == best
+
+
+def test_the_best_epoch_is_the_one_that_select_asks_for(config, dataset, splits):
+    """A high rate without decay learns rows by heart: AUC and log-loss have their best epochs apart."""
+    config = config.changed(epochs=8, learning_rate=0.02, schedule="one_cycle", embedding_l2=0)
+    kept, histories = {}, {}
+    for select in ("logloss", "ne", "auc"):
+        histories[select] = trained(config.changed(select=select), dataset, splits)[1]
+        kept[select] = kept_epoch(histories[select])
+    by_loss = min(histories["logloss"], key=lambda record: record.valid_logloss)
+    assert kept["logloss"].epoch == kept["ne"].epoch == by_loss.epoch
+    assert kept["auc"].epoch == max(histories["auc"], key=lambda record: record.valid_auc).epoch
+    assert kept["auc"].epoch != kept["logloss"].epoch
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+def test_an_untrained_model_predicts_the_click_rate_of_all_rows(network, rate, config, dataset, splits):
+    config = config.changed(network=network, negative_sampling_rate=rate)
+    model, train = initial_model(config, dataset), splits["train"]
+    # Tables of deviation 1e-4 leave a logit of the network's own of that order; half a click is added to both sides.
+    assert quality.calibration(train.labels.numpy(), score(model, train)) == pytest.approx(1.0, abs=0.01)
+    assert initial_model(config.changed(bias_start="zero"), dataset).backbone.head.bias == 0
+
+
+def test_validation_reads_batch_norm_statistics_of_the_weights_it_scores(config, dataset, splits):
+    model, _ = trained(config.changed(epochs=1), dataset, splits)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if "running" in name}
+    assert before
+    assert estimate_batch_norm(model, splits["train"], config) == -(-len(splits["train"]) // 256)
+    for name, tensor in before.items():
+        assert torch.equal(model.state_dict()[name], tensor)
 
 
 def test_plateau_cuts_the_rate_and_stops_after_the_patience(config, dataset, splits):
@@ -138,6 +170,6 @@ def test_stale_epochs_start_again_after_a_gain():
     state = FitState()
     for auc, is_best in [(0.5, True), (0.4, False), (0.6, True), (0.5, False)]:
         record = EpochRecord(1, 0.0, auc, 0.0, 0.0, 0.0, is_best)
-        state.record_epoch(record, {"w": torch.tensor(auc)})
-    assert (state.stale_epochs, state.epochs_without_gain, state.best_auc) == (1, 2, 0.6)
+        state.record_epoch(record, {"w": torch.tensor(auc)}, "auc")
+    assert (state.stale_epochs, state.epochs_without_gain, state.best_figure) == (1, 2, 0.6)
     assert state.best_weights["w"] == pytest.approx(0.6)
