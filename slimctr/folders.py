@@ -27,11 +27,14 @@ def _held(folder: Path, out: Path) -> int:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"directory '{out}' cannot be made: {error}") from error
+        try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:  # taken away since it was made: its holder has just finished
             continue
         except OSError as error:
-            raise ConfigError(f"directory '{out}' cannot be made: {error}") from error
+            raise ConfigError(f"directory '{out}' cannot be opened: {error}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held, named = os.fstat(descriptor), os.stat(folder)

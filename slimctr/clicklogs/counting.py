@@ -1,7 +1,5 @@
 """Counts the keys of a field in memory that grows with the distinct keys and not with the log."""
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,41 +9,53 @@ from slimctr.features import key_of_text
 
 WAITING_KEYS = 1 << 18
 MAX_KEY_BYTES = 2**31 - 1
+_SHOWN_CHARACTERS = 60
 
 
 _OTHER_FORM = r"^(?:-?(?:0|[1-9][0-9]*)\.0+|-0|True|TRUE|False|FALSE)$"
+_ODD_TEXTS = {
+    r"""^(?s:".*"|'.*')$""": "stand in quotes, which are part of the value: only csv has quotes, and only double ones",
+    r"^(?s:\s.*|.*\s)$": "begin or end with a space, which is part of the value: a request has to send it too",
+    r"^(?:\\N|(?i:null|none|nan|<na>|n/a))$": "are text like any other: a missing value is an empty cell or a null",
+}
+_ANY = "|".join([_OTHER_FORM, *_ODD_TEXTS])
 
 
 class KeyForms:
-    """Turns the values of a field into keys as `features.key_of_text` does; counts those written otherwise."""
+    """Turns the values of a field into keys as `features.key_of_text` does; counts those that may surprise."""
 
     def __init__(self) -> None:
         self._values = 0
-        self._rewritten = 0
-        self._example = ""
+        self._found: dict[str, int] = {}
+        self._examples: dict[str, str] = {}
 
     def keys(self, counted: pa.StructArray) -> pa.Array:
         """Return the keys of distinct `values` that occur `counts` times, in their order."""
         values, counts = counted.field("values"), counted.field("counts")
         self._values += pc.sum(counts.filter(pc.not_equal(values, ""))).as_py() or 0
-        other = pc.match_substring_regex(values, _OTHER_FORM)
-        if not pc.any(other).as_py():
+        if not pc.any(pc.match_substring_regex(values, _ANY)).as_py():
             return values
-        self._rewritten += pc.sum(counts.filter(other)).as_py()
-        self._example = self._example or values.filter(other)[0].as_py()
+        for pattern in (_OTHER_FORM, *_ODD_TEXTS):
+            found = pc.match_substring_regex(values, pattern)
+            if pc.any(found).as_py():
+                self._found[pattern] = self._found.get(pattern, 0) + pc.sum(counts.filter(found)).as_py()
+                self._examples.setdefault(pattern, values.filter(found)[0].as_py())
+        other = pc.match_substring_regex(values, _OTHER_FORM)
         keys = pc.utf8_lower(pc.replace_substring_regex(values, r"\.0+$", ""))
         return pc.if_else(other, pc.if_else(pc.equal(keys, "-0"), "0", keys), values)
 
-    def warning(self, field: str) -> str | None:
-        """Say how many values were written otherwise, None when none was."""
-        if not self._rewritten:
-            return None
-        example: Any = self._example
-        return (
-            f"field '{field}': {self._rewritten / self._values:.2%} of its training values are written like "
-            f"{example!r} and count as {key_of_text(example)!r}: whole numbers and booleans have one key each, here, "
-            "in Parquet and in requests"
-        )
+    def warnings(self, field: str) -> list[str]:
+        """Say how many values were written otherwise, and how many look like something else than they are."""
+        said = []
+        for pattern, count in self._found.items():
+            example = self._examples[pattern]
+            what = _ODD_TEXTS.get(pattern) or (
+                f"count as {key_of_text(example)!r}: whole numbers and booleans have one key each, here, in Parquet and "
+                "in requests"
+            )
+            share = f"field '{field}': {count / self._values:.2%} of its training values"
+            said.append(f"{share}, such as {example[:_SHOWN_CHARACTERS]!r}, {what}")
+        return said
 
 
 class KeyCounter:

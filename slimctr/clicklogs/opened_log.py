@@ -42,8 +42,8 @@ class OpenedLog:
     def warnings(self, schema: FeatureSchema) -> list[str]:
         """Say which columns `schema` leaves out though a user may expect them."""
         return [
-            f"column {name} is left out, because it may be the label too, or is the same in a whole folder: a schema "
-            "file (--schema) can make it a field"
+            f"column {name} is left out, because it may be the label too, is the same in a whole folder, or numbers "
+            "the rows of a data frame: a schema file (--schema) can make it a field"
             for name in self.left_out
             if name not in schema.names
         ]

@@ -121,8 +121,7 @@ def _count(
         report("building the vocabulary", 0, (number + 1) / (len(listed) + 1))
     vocabulary = Vocabulary.build(schema, listed_keys)
     report("building the vocabulary", 0, 1.0)
-    warnings = [forms[name].warning(name) for name in schema.names]
-    return vocabulary, [warning for warning in warnings if warning]
+    return vocabulary, [warning for name in schema.names for warning in forms[name].warnings(name)]
 
 
 def _encode(
@@ -195,7 +194,10 @@ def _add_counts(counts: list[np.ndarray], encoded: EncodedBatch, schema: Feature
 def _require_rows(split: str, rows: int, errors: ParseErrors) -> None:
     if rows == 0:
         refused = f"; {errors.count} lines were refused, first {errors.examples[0]}" if errors.count else ""
-        raise LogFormatError(f"the {split} split has no usable row{refused}")
+        raise LogFormatError(
+            f"the {split} split has no usable row{refused}. A split needs rows of its own: give it more of the log "
+            "(--split), or a file with rows"
+        )
 
 
 def _refuse_to_replace(out: Path, overwrite: bool) -> None:
@@ -215,11 +217,13 @@ def _refuse_to_replace(out: Path, overwrite: bool) -> None:
 def _written_beside(out: Path, overwrite: bool) -> Iterator[Path]:
     """Give a folder beside `out` that takes its place on success and disappears on failure; one process at a time.
 
-    What a killed process left is swept first. Raises ConfigError when `out` must not be replaced, or another process
-    writes it.
+    What a killed process left is swept first. A link stays, and what it leads to is written. Raises ConfigError when
+    `out` must not be replaced, or another process writes it.
     """
     if out.name in ("", ".."):
         raise ConfigError(f"'{out}' cannot be put into place: name the folder of the data set with --out")
+    if out.is_symlink():
+        out = out.resolve()
     folder = out.with_name(f".{out.name}.partial")
     retired = out.with_name(f".{out.name}.replaced")
     with sole_writer(folder, out):

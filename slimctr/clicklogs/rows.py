@@ -137,7 +137,13 @@ def _text(values: pa.Array, name: str, check: RowChecker) -> pa.Array:
         return values.cast(pa.string())
     except pa.ArrowInvalid:
         bad = np.array([not _is_utf8(value.as_py()) for value in values], dtype=bool)
-        check.refuse(bad, lambda row: f"column '{name}' is not UTF-8 text: {values[row].as_py()!r}")
+        check.refuse(
+            bad,
+            lambda row: (
+                f"column '{name}' is not UTF-8 text: {values[row].as_py()[:_SHOWN_CHARACTERS]!r}. "
+                "Write the log in UTF-8"
+            ),
+        )
         return pc.if_else(pa.array(bad), None, values).cast(pa.string())
 
 

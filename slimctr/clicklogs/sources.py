@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from slimctr.clicklogs.layout_guess import guess_kind
 from slimctr.errors import LogFormatError
 
 COMPRESSION = {".zst": "zstd", ".gz": "gzip", ".bz2": "bz2"}
@@ -71,12 +72,15 @@ def first_line(path: Path) -> str:
     if not lines:
         raise LogFormatError(f"{path} is empty")
     line = re.split(rb"[\r\n]", lines, maxsplit=1)[0]
+    kind = guess_kind(head)
     try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise LogFormatError(
-            f"the first line of {path} is not UTF-8 text: is it compressed or binary?"
-        ) from error
+        if b"\0" not in line and not kind:
+            return line.decode()
+    except UnicodeDecodeError:
+        pass
+    raise LogFormatError(
+        f"the first line of {path} is not UTF-8 text. {kind or 'Is it binary, or in another encoding such as UTF-16?'}"
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -68,7 +68,7 @@ def find_split_files(folder: Path, *, may_lack_splits: bool = False) -> dict[str
     found: dict[str, list[Path]] = {split: [] for split in SPLITS}
     sources: dict[str, set[bool]] = {split: set() for split in SPLITS}
     for path in sorted(folder.iterdir()):
-        if _is_hidden(path.name) or not (path.is_dir() or _plain(path).suffix in LOG_SUFFIXES):
+        if _is_hidden(path.name) or not (path.is_dir() or _plain(path).suffix.lower() in LOG_SUFFIXES):
             continue
         name = path.name if path.is_dir() else _plain(path).stem
         splits = _splits_in(name)
@@ -129,7 +129,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _plain(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix in COMPRESSION else path
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSION else path
 
 
 def _part_files(folder: Path) -> list[Path]:
@@ -138,7 +138,7 @@ def _part_files(folder: Path) -> list[Path]:
     for path in sorted(folder.rglob("*")):
         if any(map(_is_hidden, path.relative_to(folder).parts)) or path.is_dir():
             continue
-        if _plain(path).suffix not in LOG_SUFFIXES | {""}:
+        if _plain(path).suffix.lower() not in LOG_SUFFIXES | {""}:
             raise LogFormatError(
                 f"{path} lies among the files of a split, but a log ends in one of {', '.join(sorted(LOG_SUFFIXES))} "
                 "(.zst, .gz, .bz2 may follow): move it away"
@@ -204,7 +204,7 @@ class SplitRule:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
+        if not (all(share > 0 for share in self.shares) and abs(sum(self.shares) - 1) <= 1e-9):
             raise ConfigError(f"split shares {self.shares} must be three positive numbers whose sum is 1")
 
 

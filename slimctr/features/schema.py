@@ -17,6 +17,7 @@ from slimctr.errors import ConfigError
 RESERVED_NAMES = frozenset({"label", "ids", "dense", "sparse_ids", "logit", "logits", "pctr", "scores"})
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _MAX_HASH_ROWS = 2**31 - 2
+_SHOWN = 5
 
 
 class _Record(BaseModel):
@@ -122,8 +123,9 @@ class FeatureSchema(_Record):
         try:
             return cls.model_validate(document)
         except pydantic.ValidationError as error:
-            problems = "; ".join(_problem(document, detail) for detail in error.errors())
-            raise ConfigError(f"{source}: {problems}") from None
+            problems = [_problem(document, detail) for detail in error.errors()]
+            more = f"; and {len(problems) - _SHOWN} problems more" if len(problems) > _SHOWN else ""
+            raise ConfigError(f"{source}: {'; '.join(problems[:_SHOWN])}{more}") from None
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

@@ -147,3 +147,21 @@ def test_a_write_that_fails_says_so_in_one_line_and_leaves_nothing(tmp_path):
 def test_a_folder_without_a_name_of_its_own_is_refused(out):
     with pytest.raises(ConfigError, match="cannot be put into place"):
         prepare(SMALL, Path(out))
+
+
+@pytest.mark.parametrize("leads_to", ["a data set", "nothing yet"])
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path, leads_to):
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to("target")
+    if leads_to == "a data set":
+        prepare(SMALL, target)
+    prepare(SMALL, link, overwrite=True)
+    assert link.is_symlink()
+    assert Dataset(target).info["splits"] == Dataset(link).info["splits"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nothing can be made")
+def test_a_folder_that_cannot_be_made_is_an_error_and_no_wait():
+    with pytest.raises(ConfigError, match="'/proc/nowhere' cannot be made"):
+        prepare(SMALL, Path("/proc/nowhere"))

@@ -167,7 +167,7 @@ def test_values_in_another_form_count_as_their_key_and_are_warned_about(write, t
     write("log/test.csv", "label,user,city\n1,3,a\n0,True,a\n")
     dataset = prepare(settings(tmp_path / "log", hash_rows=hashed), tmp_path / "out")
     [warning] = dataset.info["warnings"]
-    assert "field 'user': 66.67% of its training values are written like '3.0' and count as '3'" in warning
+    assert "field 'user': 66.67% of its training values, such as '3.0', count as '3'" in warning
     column = dataset.encoder().encode_columns({"user": [3, 3, 4, None, 3, 4]}).ids[:, 0].tolist()
     assert [ids[0] for split in ("train", "valid") for ids in ids_of(dataset, split)] == column
     assert ids_of(dataset, "test")[0][0] == column[0]

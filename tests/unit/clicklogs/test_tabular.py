@@ -94,7 +94,7 @@ def test_refused_lines_keep_their_numbers(write, read_log):
         (4, "label '2' is neither 0 nor 1 (nor -1, true or false)"),
         (6, "the label is missing"),
         (7, "3 cells instead of 2"),
-        (8, r"column 'a' is not UTF-8 text: b'\xff\xfe'"),
+        (8, r"column 'a' is not UTF-8 text: b'\xff\xfe'. Write the log in UTF-8"),
     ]
 
 
