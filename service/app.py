@@ -77,6 +77,7 @@ def create_app(settings: Settings, ahead: Ahead | None = None, models_wait_s: fl
         version=slimctr.__version__,
         description=DESCRIPTION,
         lifespan=_lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -40,6 +40,15 @@ def authorize(request: Request, scope: Scope) -> None:
         raise Forbidden(f"the key lacks the scope '{scope}'")
 
 
+def may(request: Request, scope: Scope) -> bool:
+    """Say whether a key of the request may use `scope`."""
+    try:
+        authorize(request, scope)
+    except (Unauthenticated, Forbidden):
+        return False
+    return True
+
+
 def requires(scope: Scope) -> Callable[[Request], Awaitable[None]]:
     """Return a dependency that lets a request pass when its key has `scope`."""
 

@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from model_store.errors import StoreError
 from model_store.labels import Labels
 from model_store.manifest import Manifest
 from model_store.store import ModelStore
+from service.models.inputs import read_fields
+from service.wire.documents import FieldAnswer
 
 logger = logging.getLogger("slimctr.catalog")
 
@@ -43,6 +46,12 @@ class Catalog:
     async def manifests(self, model: str) -> dict[int, Manifest | StoreError]:
         """Return the manifests of a model by version, or why one cannot be read."""
         return await asyncio.to_thread(self._read_manifests, model)
+
+    async def fields(self, model: str, versions: Iterable[int]) -> dict[int, list[FieldAnswer]]:
+        """Return what rows of these versions hold, none where the manifest is refused."""
+        return await asyncio.to_thread(
+            lambda: {version: read_fields(self._store, model, version) for version in versions}
+        )
 
     def _read_labels(self) -> dict[str, Labels]:
         present = self._read_models()

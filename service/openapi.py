@@ -1,12 +1,15 @@
 """The OpenAPI document: what FastAPI derives from the routes, and the problem documents they all may answer."""
 
+import copy
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.wire.documents import PREDICT_FORMS, ProblemAnswer
+from service.models.inputs import example_body, row_schema
+from service.wire.documents import PREDICT_FORMS, FieldAnswer, ProblemAnswer
 
 _PROBLEM = {
     "description": "A problem document (RFC 9457); `/problems/{slug}` explains its type.",
@@ -32,6 +35,24 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
             schemas[body.__name__] = body.model_json_schema()
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def with_models(document: dict[str, Any], fields: Mapping[str, Sequence[FieldAnswer]]) -> dict[str, Any]:
+    """Return a copy of `document` with a schema of the rows of each model and, where known, an example request."""
+    document = copy.deepcopy(document)
+    schemas = document["components"]["schemas"]
+    body = document["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]
+    for model, known in fields.items():
+        schemas[row_name(model)] = {"description": f"A row of model {model}."} | row_schema(known)
+        example = {"summary": f"A request of model {model}; its fields: {row_name(model)}"}
+        value = example_body(model, known)
+        body.setdefault("examples", {})[model] = example | ({} if value is None else {"value": value})
+    return document
+
+
+def row_name(model: str) -> str:
+    """Return the name of the schema of a model's rows; no model makes it the name of another schema."""
+    return f"Row.{model}"
 
 
 if __name__ == "__main__":

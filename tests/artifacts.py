@@ -15,6 +15,8 @@ from model_store.artifact import GOLDEN_FILE, NETWORK_FILE, TABLES_FILE, VOCABUL
 from model_store.manifest import Bytes, Draft, Network, Segment, Table
 from model_store.store import ModelStore
 from model_store.tensors import write_tensors
+from slimctr.clicklogs import Dataset
+from slimctr.export.golden_values import golden_values
 from slimctr.features import Bag, EncodedBatch, Encoder, FeatureSchema, Vocabulary
 from slimctr.scoring.digest import encoder_digest
 from slimctr.scoring.golden import Golden, GoldenValues, golden_tensors, save_golden
@@ -71,17 +73,18 @@ def build_artifact(
     compressed: bool = True,
     seed: int = 0,
     dataset: Path | None = None,
+    keeps_values: bool = False,
     **changes: Any,
 ) -> Path:
     """Publish a version of `model` in the store at `root` and return its directory.
 
     The float and the compressed version of one seed are one model, the second quantized. `changes` replace
     keys of the manifest draft. `dataset` is an encoded data set whose schema and vocabulary take the place of
-    the small ones here.
+    the small ones here; with `keeps_values` the raw values of its test rows are golden, too.
     """
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
-        draft = write_artifact(directory, compressed, seed, dataset)
+        draft = write_artifact(directory, compressed, seed, dataset, keeps_values)
         store = ModelStore(root)
         version = store.publish(model, directory, draft.model_copy(update=changes))
     if label is not None:
@@ -90,7 +93,11 @@ def build_artifact(
 
 
 def write_artifact(
-    directory: Path, compressed: bool = True, seed: int = 0, dataset: Path | None = None
+    directory: Path,
+    compressed: bool = True,
+    seed: int = 0,
+    dataset: Path | None = None,
+    keeps_values: bool = False,
 ) -> Draft:
     """Write the files of a version into `directory` and return its manifest draft."""
     rng = np.random.default_rng(seed)
@@ -127,6 +134,9 @@ def write_artifact(
     network = _Network(rng, column, wide_columns=len(schema.fields))
     (directory / NETWORK_FILE).write_bytes(network.onnx_bytes())
     rows = [*raw_rows(99), {"ad": "never seen"}] if schema is SCHEMA else []
+    if dataset is not None and keeps_values:
+        kept = golden_values(Dataset(dataset).raw_test(1_000)[0], Encoder(schema, vocabulary))
+        rows = [dict(zip(kept, row, strict=True)) for row in zip(*kept.values(), strict=True)]
     batch = golden_batch(Encoder(schema, vocabulary), rows, rng)
     golden = Golden(batch, network.logits(stored_matrix(schema, stored, batch, column)))
     if rows:
@@ -164,13 +174,15 @@ def golden_batch(encoder: Encoder, rows: list[dict[str, Any]], rng: np.random.Ge
     schema, vocabulary = encoder.schema, encoder.vocabulary
     encoded = encoder.encode_rows(rows)
     rest = GOLDEN_ROWS - len(encoded)
-    ids = np.stack([rng.integers(0, vocabulary.rows(p), rest) for p in schema.single], axis=1)
+    ids = np.empty((rest, len(schema.single)), np.int32)
+    for column, position in enumerate(schema.single):
+        ids[:, column] = rng.integers(0, vocabulary.rows(position), rest)
     bags = []
     for position in schema.multi:
         offsets = np.cumsum([0, *rng.integers(1, 4, rest)])
         values = rng.integers(0, vocabulary.rows(position), offsets[-1])
         bags.append(Bag(values.astype(np.int32), offsets.astype(np.int32)))
-    return EncodedBatch.concatenate([encoded, EncodedBatch.uncounted(ids.astype(np.int32), tuple(bags))])
+    return EncodedBatch.concatenate([encoded, EncodedBatch.uncounted(ids, tuple(bags))])
 
 
 def stored_matrix(

@@ -126,6 +126,12 @@ class Experiments:
         self._metrics.assignments_total.labels(self.spec.key, found.variant, found.reason).inc()
         return found
 
+    def default_version(self, model: str) -> int:
+        """Return the version that answers requests without unit, label and version; raises as `assign` does."""
+        if self.spec is None or self._assigner is None or self.spec.model != model:
+            return assign_without_experiment(self._pool, model, None, None).version
+        return self._assigner.unit(None).version
+
     def record(self, request: ScoredRequest) -> None:
         """Queue the exposure of an answered request and, when it is drawn, its shadow scoring."""
         spec, assignment = self.spec, request.assignment

@@ -8,10 +8,20 @@ from model_store.errors import StoreError
 from model_store.manifest import Manifest
 from model_store.names import ModelName, VersionText
 from service.auth import requires
-from service.errors import ModelControlDisabled, UnknownName
+from service.errors import ModelControlDisabled, NotReady, UnknownName
+from service.experiments import Experiments
+from service.models.inputs import example_body
 from service.pool import Pool
 from service.versions import Version
-from service.wire.documents import ModelAnswer, ModelsAnswer, StateAnswer, VersionAnswer, VersionBytes
+from service.wire.documents import (
+    ModelAnswer,
+    ModelDetails,
+    ModelsAnswer,
+    StateAnswer,
+    VersionAnswer,
+    VersionBytes,
+    VersionDetails,
+)
 
 Model = Annotated[ModelName, Path()]
 VersionNumber = Annotated[VersionText, Path()]
@@ -29,15 +39,26 @@ async def models(request: Request) -> ModelsAnswer:
 
 
 @router.get("/v1/models/{model}")
-async def model(request: Request, model: Model) -> ModelAnswer:
-    """Return one model."""
+async def model(request: Request, model: Model) -> ModelDetails:
+    """Return one model: what `/v1/models` shows, the fields of each version, and a body that can be posted as it is."""
     pool: Pool = request.app.state.pool
     if not await pool.catalog.versions(model):
         raise UnknownName(
             f"model '{model}' is not in the store; it holds {', '.join(await pool.catalog.models())}"
         )
     await pool.refresh_memory()
-    return await _model(pool, model)
+    answer = await _model(pool, model)
+    fields = await pool.catalog.fields(model, [int(version.version) for version in answer.versions])
+    default = serving_version(request.app.state.experiments, pool, model)
+    return ModelDetails(
+        model=model,
+        labels=answer.labels,
+        versions=[
+            VersionDetails(**version.model_dump(), fields=fields[int(version.version)])
+            for version in answer.versions
+        ],
+        example=example_body(model, fields.get(default, [])),
+    )
 
 
 @control.post("/v1/models/{model}/versions/{version}/load")
@@ -56,6 +77,15 @@ async def unload(request: Request, model: Model, version: VersionNumber) -> Stat
     pool: Pool = request.app.state.pool
     await pool.unload_version(model, int(version))
     return StateAnswer(model=model, version=version, state="unloaded")
+
+
+def serving_version(experiments: Experiments, pool: Pool, model: str) -> int:
+    """Return the READY version that answers requests which only name the model; 0 when there is none."""
+    try:
+        number = experiments.default_version(model)
+    except (UnknownName, NotReady):
+        return 0
+    return number if pool.scorer(model, number) is not None else 0
 
 
 def _check_model_control(request: Request) -> None:

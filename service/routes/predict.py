@@ -20,6 +20,7 @@ FORMS = [{"$ref": f"#/components/schemas/{form.__name__}"} for form in PREDICT_F
 ARROW_STREAM = {arrow.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 REQUEST_BODY = {
     "required": True,
+    "description": "Fields are those of the version; `GET /v1/models/{model}` lists them with a body to try.",
     "content": {"application/json": {"schema": {"oneOf": FORMS}}, **ARROW_STREAM},
 }
 

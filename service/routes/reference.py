@@ -1,11 +1,16 @@
-"""`/docs`: the OpenAPI document as a page that needs no script and no other server."""
+"""`/openapi.json` with the fields of the served models, and `/docs`: the same as a page that needs no script."""
 
 import json
 from html import escape
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from service.auth import may
+from service.openapi import row_name, with_models
+from service.pool import Pool
+from service.routes.models import serving_version
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,10 +31,30 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
+@router.get("/openapi.json")
+async def document(request: Request) -> Response:
+    """Return the OpenAPI document."""
+    return JSONResponse(await _document(request))
+
+
+async def _document(request: Request) -> dict[str, Any]:
+    """Return the document; fields and examples are for those who may score, because examples are values of a log."""
+    document: dict[str, Any] = request.app.openapi()
+    if not may(request, "infer"):
+        return document
+    pool: Pool = request.app.state.pool
+    fields = {}
+    for model in pool.models():
+        number = serving_version(request.app.state.experiments, pool, model)
+        if number:
+            fields[model] = (await pool.catalog.fields(model, [number]))[number]
+    return with_models(document, fields)
+
+
 @router.get("/docs")
 async def reference(request: Request) -> Response:
     """Return the page."""
-    page = render(request.app.openapi())
+    page = render(await _document(request))
     return HTMLResponse(page, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
 
@@ -64,8 +89,15 @@ def _operation(verb: str, path: str, operation: dict[str, Any]) -> str:
             for item in operation["parameters"]
         )
         parts.append(f"<h4>Parameters</h4><ul>{items}</ul>")
-    for kind, body in operation.get("requestBody", {}).get("content", {}).items():
+    request = operation.get("requestBody", {})
+    parts += [f"<p>{escape(request['description'])}</p>"] if "description" in request else []
+    for kind, body in request.get("content", {}).items():
         parts.append(f"<h4>Request: {escape(kind)}</h4>")
+        for name, example in body.get("examples", {}).items():
+            rows = f'<a href="#{escape(row_name(name))}">{escape(example["summary"])}</a>'
+            parts.append(
+                f"<p>{rows}</p>{_json(example['value'])}" if "value" in example else f"<p>{rows}</p>"
+            )
         parts += [_json(schema) for schema in body.get("schema", {}).get("oneOf", [body.get("schema", {})])]
     for status, answer in operation["responses"].items():
         parts.append(f"<h4>{escape(status)}: {escape(answer['description'])}</h4>")

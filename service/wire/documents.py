@@ -111,6 +111,19 @@ class VersionBytes(_Body):
     shared: int | None
 
 
+class FieldAnswer(_Body):
+    """A field of a row: what it takes, how a missing value is sent, and a value of a golden row, if one was kept."""
+
+    name: str
+    kind: Literal["categorical", "numeric"] = Field(
+        description="categorical: strings, whole numbers, booleans; numeric: finite numbers"
+    )
+    multivalued: bool = Field(description="a list of values per row")
+    required: bool
+    missing: str = Field(description="what a row has in place of a value")
+    example: Any = Field(None, description="null for versions without golden values")
+
+
 class VersionAnswer(_Body):
     """One version of a model; what only the manifest knows is null or empty where the manifest is refused."""
 
@@ -136,6 +149,21 @@ class ModelAnswer(_Body):
     model: str
     labels: dict[str, str]
     versions: list[VersionAnswer]
+
+
+class VersionDetails(VersionAnswer):
+    """One version with the fields of its rows; none where the manifest is refused."""
+
+    fields: list[FieldAnswer]
+
+
+class ModelDetails(ModelAnswer):
+    """A model and what to send to it: `example` is a body of `POST /v1/predict` that is scored as it is."""
+
+    versions: list[VersionDetails]  # type: ignore[assignment]
+    example: dict[str, Any] | None = Field(
+        description="null while the version that answers by default does not serve or has no golden values"
+    )
 
 
 class ModelsAnswer(_Body):

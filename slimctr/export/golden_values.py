@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from slimctr.features import EncodedBatch, Encoder, Field
+from slimctr.scoring.golden import UNLISTED
 
 VALUE_ROWS = 32
 _MAX_EDGES = 8
-UNLISTED = "a value that no log has"
 
 
 def golden_values(raw: Sequence[dict[str, Any]], encoder: Encoder) -> dict[str, list[Any]]:

@@ -22,6 +22,9 @@ from slimctr.features.encoder import Encoder
 from slimctr.features.schema import FeatureSchema
 from slimctr.scoring.digest import REPAIR
 
+UNLISTED = "a value that no log has"
+"""Stands among the golden values of every categorical field, for the out-of-vocabulary row."""
+
 
 @dataclass(frozen=True)
 class Golden:

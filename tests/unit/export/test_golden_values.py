@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from slimctr.export.golden_values import UNLISTED, VALUE_ROWS, golden_values
+from slimctr.export.golden_values import VALUE_ROWS, golden_values
 from slimctr.features import Encoder, FeatureSchema, Vocabulary
+from slimctr.scoring.golden import UNLISTED
 
 EDGES = [0.5, 2.0, 9.0]
 SCHEMA = FeatureSchema.parse(
