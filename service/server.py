@@ -153,7 +153,7 @@ def _bound(settings: Settings, port: int, share: bool = False) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         bound.bind((settings.host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
         bound.close()
         raise _unusable(settings, error) from error
     return bound
@@ -166,9 +166,10 @@ def _listen(bound: socket.socket, settings: Settings) -> None:
         raise _unusable(settings, error) from error
 
 
-def _unusable(settings: Settings, error: OSError) -> ConfigError:
+def _unusable(settings: Settings, error: OSError | UnicodeError) -> ConfigError:
+    reason = error.strerror if isinstance(error, OSError) else f"'{settings.host}' is no name of a host"
     return ConfigError(
-        f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
+        f"cannot listen on {settings.host}, port {settings.port}: {reason}; "
         "choose another host or port, or end the process that has it"
     )
 

@@ -102,11 +102,23 @@ def _settings(given: dict[str, Any]) -> Any:
     try:
         return Settings(**given)
     except ValidationError as error:
-        lines = []
-        for fault in error.errors():
-            place = ".".join(str(part) for part in fault["loc"])
-            message = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{place}: {message}" if place else message)
-        raise ConfigError("service settings: " + "; ".join(lines)) from error
+        complaints = [_complaint(fault, given) for fault in error.errors()]
+        raise ConfigError("service settings: " + "; ".join(complaints)) from error
     except SettingsError as error:
-        raise ConfigError(f"service settings: {error}; lists and objects are given as JSON") from error
+        name = str(error).split('"')[1]  # of the field: the rest names classes, and the cause may hold a key
+        raise ConfigError(
+            f"service settings: {name}: SLIMCTR_{name.upper()} is not JSON, in which lists and objects are given: "
+            '["stable"]'
+        ) from None
+
+
+def _complaint(fault: Any, given: dict[str, Any]) -> str:
+    """Return what is wrong with a setting, where it was given, and its value unless that may be a secret."""
+    place = ".".join(str(part) for part in fault["loc"])
+    message: str = fault["msg"].removeprefix("Value error, ")
+    if not place:
+        return message
+    name = str(fault["loc"][0])
+    source = f"--{name}" if name in given else f"SLIMCTR_{name.upper()}"
+    shown = f"given by {source}" if name in ("api_keys", "state_url") else f"{source} is {fault['input']!r}"
+    return f"{message} ({shown})" if message.startswith(place) else f"{place}: {message} ({shown})"

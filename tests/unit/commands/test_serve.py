@@ -169,6 +169,28 @@ def test_settings_that_cannot_work_end_the_start(
     assert "hunter" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_wrong_value_is_one_line_that_names_the_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the value, unless it may hold a secret."""
+    variable, value = f"SLIMCTR_{name.upper()}", "s3://hunter2/no value of any setting"
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as caught:
+        serve()
+    message = str(caught.value)
+    assert "\n" not in message
+    if name == "host":  # any name may be one of a host, which only the system can tell
+        assert f"loopback address only, not on '{value}'" in message or "no api_keys" in message
+        return
+    assert variable in message
+    assert ("hunter2" in message) == (name not in ("api_keys", "state_url", "required_labels"))
+
+
+def test_a_wrong_value_is_one_line_that_names_the_option() -> None:
+    result = CliRunner().invoke(app, ["serve", "--port", "99999"])
+    assert isinstance(result.exception, ConfigError)
+    assert "(--port is 99999)" in str(result.exception)
+
+
 def test_a_folder_that_cannot_be_listed_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the system, since the user of a test may be one that reads everything."""
 
