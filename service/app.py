@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,11 +65,16 @@ FLUSH_SECONDS = 5.0
 logger = logging.getLogger("slimctr.app")
 
 
-def create_app(settings: Settings, ahead: Ahead | None = None, models_wait_s: float = 0.0) -> DirectApp:
+def create_app(
+    settings: Settings,
+    ahead: Ahead | None = None,
+    models_wait_s: float = 0.0,
+    workers_folder: Path | None = None,
+) -> DirectApp:
     """Return the application; its lifespan opens state, pool and experiments, and closes them in reverse.
 
     Versions that `ahead` has verified or opened are not verified or opened again. The start waits for the gates of the
-    labeled versions, but `models_wait_s` at most.
+    labeled versions, but `models_wait_s` at most. `workers_folder` is that of `Pool`.
     """
     lifecycle = Lifecycle()
     registry = Metrics()
@@ -90,6 +96,7 @@ def create_app(settings: Settings, ahead: Ahead | None = None, models_wait_s: fl
     app.state.metrics = registry
     app.state.ahead = ahead
     app.state.models_wait_s = models_wait_s
+    app.state.workers_folder = workers_folder
     app.state.startup_error = None
     app.add_context(registry, lifecycle)
     app.add_exception_handler(HTTPException, _http_problem)
@@ -120,7 +127,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     registry: Metrics = app.state.metrics
     store = ModelStore(settings.store)
     compute = Compute(settings.compute_threads)
-    pool = Pool(settings, store, registry, compute, app.state.ahead)
+    pool = Pool(settings, store, registry, compute, app.state.ahead, app.state.workers_folder)
     try:
         spec = None if settings.experiment is None else load_experiment(settings.experiment)
         running = Experiments(spec, open_state(settings.state_url), pool, registry, store)

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
 from typing import Any
 
 from model_store.labels import Labels
@@ -20,6 +21,7 @@ from service.catalog import Catalog
 from service.errors import LoadFailed, NotReady, UnknownName, VersionInUse
 from service.instruments import VersionInstruments
 from service.loader import Loader
+from service.models.default_model import agreed_default, is_decided
 from service.models.watch import Found, look_at
 from service.settings import Settings
 from service.statistics import Statistics
@@ -46,7 +48,9 @@ class Pool:
         metrics: Metrics,
         compute: Compute,
         ahead: Ahead | None = None,
+        workers_folder: Path | None = None,
     ) -> None:
+        """`workers_folder` is what the workers of a service share, in which they agree on the default model."""
         self.catalog = Catalog(store)
         self._settings = settings
         self._store = store
@@ -66,6 +70,7 @@ class Pool:
         self._was_ready = False
         self._default_model = settings.default_model
         self._default_is_fixed = settings.default_model is not None
+        self._workers_folder = workers_folder
         self._memory_read_s = 0.0
 
     # What requests ask
@@ -389,10 +394,17 @@ class Pool:
         self._served = self.models()
         ready = not self.blockers()
         self._was_ready = self._was_ready or ready
-        if ready and self._served and not self._default_is_fixed:
-            self._default_is_fixed = True
-            self._default_model = self._served[0] if len(self._served) == 1 else None
+        if not self._default_is_fixed:
+            self._fix_default(ready)
         self._announce()
+
+    def _fix_default(self, ready: bool) -> None:
+        """Decide on the default model at the first ready moment, or take over what another worker decided."""
+        folder = self._workers_folder
+        if self._served and (ready or (folder is not None and is_decided(folder))):
+            self._default_is_fixed = True
+            default = self._served[0] if len(self._served) == 1 else None
+            self._default_model = default if folder is None else agreed_default(folder, default)
 
     def _move_labels(self, model: str) -> None:
         routes = self._routes.setdefault(model, {})

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -197,13 +198,15 @@ def serve_on(
     on_started: Callable[[], None],
     ahead: Ahead | None = None,
     models_wait_s: float = 0.0,
+    workers_folder: Path | None = None,
 ) -> None:
     """Serve on a bound socket as `serve` does; `on_started` is called once it accepts requests.
 
-    That may be `models_wait_s` after the start, if the labeled versions take so long to load.
+    That may be `models_wait_s` after the start, if the labeled versions take so long to load. `workers_folder` is
+    that of `Pool`.
     """
     configure_logging(settings.log_level)
-    app = create_app(settings, ahead, models_wait_s)
+    app = create_app(settings, ahead, models_wait_s, workers_folder)
     server = build_server(app, settings, on_started)
 
     def is_news(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from multiprocessing.connection import wait
+from pathlib import Path
 
 from prometheus_client import values
 
@@ -42,7 +43,8 @@ def run_worker(
     for other in [*listeners[:slot], *listeners[slot + 1 :]]:
         other.close()  # held here, connections would wait for a worker that takes no more
     try:
-        serve_on(listeners[slot], settings, partial(_tell, news, SERVES), ahead, MODELS_WAIT_S)
+        folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])  # of this run, and deleted by its supervisor
+        serve_on(listeners[slot], settings, partial(_tell, news, SERVES), ahead, MODELS_WAIT_S, folder)
     except (ConfigError, ExperimentError) as error:
         _tell(news, str(error))
         sys.exit(STARTUP_FAILURE)

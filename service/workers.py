@@ -20,11 +20,8 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import NoReturn
 
-from model_store.errors import StoreError
-from model_store.store import ModelStore
 from service import supervise
 from service.ahead import Ahead
-from service.experiments import load_experiment
 from service.loader import open_ahead
 from service.resident import return_free_memory
 from service.server import address_of, listening_sockets
@@ -45,7 +42,6 @@ def serve_workers(settings: Settings, ahead: Ahead | None = None) -> int:
     Raises ConfigError as `service.server.serve` does, also for what a worker refuses at its start.
     """
     configure_logging(settings.log_level)
-    settings = with_default_model(settings)
     with (
         tempfile.TemporaryDirectory(prefix="slimctr-metrics-") as metrics_folder,
         listening_sockets(settings) as listeners,
@@ -63,22 +59,6 @@ def serve_workers(settings: Settings, ahead: Ahead | None = None) -> int:
         if status is None:
             start.hand_over(metrics_folder)
         return status
-
-
-def with_default_model(settings: Settings) -> Settings:
-    """Return the settings with the only model that is served now as the default, when none is set.
-
-    Each worker decides so once it is ready; a replacement starts later, when more models may have labels.
-    """
-    if settings.default_model is not None:
-        return settings
-    store = ModelStore(settings.store)
-    models = set() if settings.experiment is None else {load_experiment(settings.experiment).model}
-    try:
-        models |= {model for model in store.models() if store.labels(model).labels}
-    except (StoreError, OSError):
-        return settings  # the pool reads the labels again, and complains
-    return settings.model_copy(update={"default_model": models.pop()}) if len(models) == 1 else settings
 
 
 class Start:

@@ -201,6 +201,29 @@ def test_workers_drain(store: Path, tmp_path: Path) -> None:
         assert list(folder.iterdir()) == []
 
 
+def test_a_replacement_has_the_default_model_of_the_others(tmp_path: Path) -> None:
+    """Also when the store was empty at the start and has two models by now."""
+    store = tmp_path / "models"
+    store.mkdir()
+    with served(store, "--workers", "2", SLIMCTR_DRAIN_DELAY_S="0") as service:
+        url = service.address()
+        supervised(service)
+
+        def answers() -> list[tuple[int, str]]:
+            """Return what eight connections get, which come to both workers but for a chance of 2 ** -7."""
+            found = [httpx.post(f"{url}/v1/predict", json={"instances": raw_rows(1)}) for _ in range(8)]
+            return [(answer.status_code, answer.json().get("model", "")) for answer in found]
+
+        build_artifact(store, label="stable")
+        deadline = time.monotonic() + START_SECONDS
+        while answers() != [(200, "ctr")] * 8:
+            assert time.monotonic() < deadline
+        build_artifact(store, model="another", label="stable")
+        replaced(service, workers_of(service))
+        assert answers() == [(200, "ctr")] * 8
+        assert service.stop() == 0
+
+
 def refused(address: tuple[str, int]) -> bool:
     """Return whether a new connection is refused; one that is taken gets an answer or is reset."""
     try:

@@ -170,7 +170,9 @@ def test_settings_that_cannot_work_end_the_start(
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_a_wrong_value_is_one_line_that_names_the_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_value_is_one_line_that_names_the_variable(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the value, unless it may hold a secret."""
     variable, value = f"SLIMCTR_{name.upper()}", "s3://hunter2/no value of any setting"
     monkeypatch.setenv(variable, value)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,12 +29,12 @@ from slimctr.errors import ParityError
 class Case:
     """A pool that looks at its labels when the test says so."""
 
-    def __init__(self, root: Path, **settings: Any) -> None:
+    def __init__(self, root: Path, workers_folder: Path | None = None, **settings: Any) -> None:
         self.store = ModelStore(root)
         self.metrics = Metrics()
         self.compute = Compute(1)
         self.settings = Settings(store=root, insecure=True, label_poll_seconds=3600, **settings)
-        self.pool = Pool(self.settings, self.store, self.metrics, self.compute)
+        self.pool = Pool(self.settings, self.store, self.metrics, self.compute, workers_folder=workers_folder)
 
     async def look(self) -> None:
         await self.pool._look()
@@ -548,6 +549,55 @@ def test_the_default_model_must_be_named_when_there_are_several(tmp_path: Path) 
 
     run(tmp_path, test)
     run(tmp_path, configured, default_model="other")
+
+
+def test_workers_agree_on_the_default_model(tmp_path: Path) -> None:
+    """Whenever each reads the labels: one before the second model has a label, one after, one that never gets ready."""
+    root, folder = tmp_path / "models", tmp_path / "shared"
+    folder.mkdir()
+    build_artifact(root, model="other", label="stable")
+
+    async def same(case: Case) -> None:
+        assert case.pool.default_model() == "other"
+
+    async def grow(case: Case) -> None:
+        await same(case)
+        build_artifact(root, label="stable")
+        await case.look()
+        await same(case)
+        async with started(root, workers_folder=folder) as replacement:
+            await same(replacement)
+        alter(root / "ctr" / "1")
+        async with started(root, workers_folder=folder) as replacement:
+            assert replacement.pool.blockers()
+            await same(replacement)
+
+    run(root, grow, workers_folder=folder)
+    assert [path.name for path in folder.iterdir()] == ["default-model"]
+
+
+def test_workers_agree_that_there_is_no_default_model(tmp_path: Path) -> None:
+    root, folder = tmp_path / "models", tmp_path / "shared"
+    folder.mkdir()
+    build_artifact(root, model="other", label="stable")
+    build_artifact(root, label="stable")
+
+    async def none(case: Case) -> None:
+        with pytest.raises(UnknownName, match="name a model"):
+            case.pool.default_model()
+
+    run(root, none, workers_folder=folder)
+    shutil.rmtree(root / "ctr")
+    run(root, none, workers_folder=folder)
+
+
+def test_without_the_shared_folder_a_worker_decides_alone(tmp_path: Path) -> None:
+    build_artifact(tmp_path / "models", label="stable")
+
+    async def decided(case: Case) -> None:
+        assert case.pool.default_model() == "ctr"
+
+    run(tmp_path / "models", decided, workers_folder=tmp_path / "gone")
 
 
 def test_labels_that_cannot_be_read_leave_the_last_ones_in_force(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext
 
 import pytest
-from artifacts import build_artifact
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -119,16 +118,3 @@ def test_settings_survive_the_way_to_a_replacement(tmp_path):
         store=tmp_path, experiment=tmp_path / "e.yaml", api_keys=[key], workers=2, default_model="ctr"
     )
     assert Settings(**json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
-
-
-def test_replacements_take_the_default_model_of_the_start(tmp_path):
-    settings = Settings(store=tmp_path, insecure=True, workers=2)
-    assert workers.with_default_model(settings).default_model is None
-    build_artifact(tmp_path)
-    assert workers.with_default_model(settings).default_model is None
-    build_artifact(tmp_path, label="canary")
-    assert workers.with_default_model(settings).default_model == "ctr"
-    build_artifact(tmp_path, label="stable", model="another")
-    assert workers.with_default_model(settings).default_model is None
-    named = settings.model_copy(update={"default_model": "other"})
-    assert workers.with_default_model(named) == named
