@@ -38,7 +38,11 @@ class ModelStore:
 
     def models(self) -> list[str]:
         """Return the names of the models that have a version, in alphabetical order."""
-        return [name for name in self._storage.folders("") if MODEL.fits(name) and self.versions(name)]
+        return [name for name in self.folders() if self.versions(name)]
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders that may be models, in alphabetical order; whether they can be read or not."""
+        return [name for name in self._storage.folders("") if MODEL.fits(name)]
 
     def versions(self, model: str) -> list[int]:
         """Return the versions of `model`, oldest first; none when there is no such model."""

@@ -27,8 +27,8 @@ class Catalog:
         """Why the labels of a model could not be read so far."""
 
     async def models(self) -> list[str]:
-        """Return the models that have a version."""
-        return await asyncio.to_thread(self._store.models)
+        """Return the models that have a version; without those whose folder cannot be read now."""
+        return sorted(await asyncio.to_thread(self._readable_models))
 
     async def versions(self, model: str) -> list[int]:
         """Return the versions of a model, oldest first; none when there is no such model."""
@@ -64,7 +64,7 @@ class Catalog:
 
     def _read_models(self) -> set[str]:
         try:
-            models = set(self._store.models())
+            models = self._readable_models()
             if not models and not self._store.exists():
                 self._complain("", "store is not readable", "its folder is gone")
                 return set()
@@ -73,6 +73,17 @@ class Catalog:
             return set()
         self._complaints.pop("", None)
         self.was_read = True
+        return models
+
+    def _readable_models(self) -> set[str]:
+        models = set()
+        for name in self._store.folders():
+            try:
+                if self._store.versions(name):
+                    models.add(name)
+            except OSError as error:
+                self._complain(name, "model is not readable", str(error))
+                self.unread[name] = str(error)
         return models
 
     def _read_labels_of(self, model: str) -> Labels | None:

@@ -21,7 +21,7 @@ DEFAULT_STORE = Path("./models")
 
 @app.command("list")
 def list_models(store: Store = DEFAULT_STORE) -> None:
-    """List every version with its labels, method and bytes; versions that cannot be read come last, as an error.
+    """List every version with its labels, method and bytes; what cannot be read comes last, as an error.
 
     Example: slimctr models list --store ./models
     """
@@ -29,6 +29,7 @@ def list_models(store: Store = DEFAULT_STORE) -> None:
     from rich.table import Column, Table
 
     from model_store.errors import StoreError
+    from model_store.labels import Labels
     from model_store.store import ModelStore
 
     models = ModelStore(store)
@@ -37,7 +38,11 @@ def list_models(store: Store = DEFAULT_STORE) -> None:
         table.add_column(column, justify="right")
     broken: list[str] = []
     for name in models.models():
-        labels = models.labels(name)
+        try:
+            labels = models.labels(name)
+        except StoreError as error:
+            broken.append(str(error))
+            labels = Labels()
         for version in models.versions(name):
             try:
                 manifest = models.manifest(name, version)
@@ -115,12 +120,14 @@ def verify(
 ) -> None:
     """Check files, seal, digests of the encoder, golden values and scores; one line a version, status 1 when one fails.
 
-    A version from before seals or golden values existed passes, and the line says what could not be checked.
+    A version from before seals or golden values existed, or copied without its seal, passes, and the line says what
+    could not be checked. A store without any version is an error.
 
     Example: slimctr models verify ctr@7 --store ./models
     """
     from model_store.artifact import GOLDEN_VALUES_FILE
     from model_store.errors import StoreError
+    from model_store.seal import SEAL_SUFFIX
     from model_store.store import ModelStore
     from slimctr.errors import EngineError
     from slimctr.scoring import Scorer
@@ -130,6 +137,10 @@ def verify(
         chosen = [models.resolve(reference)]
     else:
         chosen = [(name, version) for name in models.models() for version in models.versions(name)]
+        if not chosen:
+            raise StoreError(
+                f"{store} holds no model, so nothing was verified; give the root of a store with --store"
+            )
     failures = 0
     for name, version in chosen:
         try:
@@ -141,7 +152,9 @@ def verify(
             if seal:
                 models.seal(name, version)
             elif not artifact.is_sealed:
-                unchecked.append("not sealed (--seal does it)")
+                unchecked.append(
+                    f"not sealed, an edited manifest would pass (copy {version}{SEAL_SUFFIX} too, or use --seal)"
+                )
             if GOLDEN_VALUES_FILE not in artifact.manifest.files:
                 unchecked.append("without golden values (publish again to have them)")
         except Exception as problem:  # whatever a damaged version provokes, the others are verified

@@ -44,6 +44,21 @@ def test_list(run, root):
     assert "ptq" in lines[1]
 
 
+def test_list_shows_versions_whose_labels_cannot_be_read(root, capsys):
+    (root / "ctr" / "labels.json").write_text("{")
+    with pytest.raises(StoreError, match=r"ctr/labels\.json"):
+        list_models(root)
+    assert "ptq" in capsys.readouterr().out
+
+
+def test_verify_of_nothing_is_an_error(tmp_path):
+    """A typing error in the path of a store is no store that passes."""
+    for store in (tmp_path, tmp_path / "none"):
+        result = CliRunner().invoke(app, ["verify", "--store", str(store)])
+        assert isinstance(result.exception, StoreError)
+        assert "nothing was verified" in str(result.exception)
+
+
 def test_list_of_nothing(tmp_path):
     result = CliRunner().invoke(app, ["list", "--store", str(tmp_path / "none")])
     assert "holds no model" in result.output
@@ -119,7 +134,8 @@ def verify_old(old, status):
 
 def test_verify_says_what_a_version_of_before_does_not_let_it_check(old):
     output = verify_old(old, 0)
-    assert "; not sealed (--seal does it); without golden values (publish again to have them)" in output
+    assert "; not sealed, an edited manifest would pass (copy 1.sha256 too, or use --seal)" in output
+    assert "; without golden values (publish again to have them)" in output
 
 
 def repair(version):

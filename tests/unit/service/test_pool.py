@@ -1,6 +1,7 @@
 """The pool over a real store: what labels, experiments and operators ask for is what is loaded."""
 
 import asyncio
+import errno
 import json
 import shutil
 import threading
@@ -632,6 +633,34 @@ def test_a_store_that_vanishes_leaves_what_is_served(
 
     run(root, test)
     assert [record.getMessage() for record in caplog.records].count("labels have vanished") == 1
+
+
+def test_a_model_whose_folder_cannot_be_read_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it missing: requests for it are told why it is not ready, until it can be read."""
+    build_artifact(tmp_path, label="stable")
+    build_artifact(tmp_path, model="other", label="stable")
+    versions = ModelStore.versions
+
+    def fail(store: ModelStore, model: str) -> list[int]:
+        if model == "other":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return versions(store, model)
+
+    monkeypatch.setattr(ModelStore, "versions", fail)
+
+    async def test(case: Case) -> None:
+        assert case.pool.blockers() == []
+        assert case.pool.label_version("ctr", "stable") == 1
+        assert await case.pool.catalog.models() == ["ctr"]
+        with pytest.raises(NotReady, match="Stale file handle"):
+            case.pool.label_version("other", "stable")
+        monkeypatch.undo()
+        await case.look()
+        assert case.pool.label_version("other", "stable") == 1
+
+    run(tmp_path, test)
 
 
 def test_labels_without_a_revision_are_labels(tmp_path: Path) -> None:
