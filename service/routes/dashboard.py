@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import cast
 
 import orjson
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
+from starlette.types import Receive, Scope, Send
 
 from service.auth import requires
 from service.experiments.errors import StateUnavailable
@@ -35,6 +36,16 @@ CONTENT_SECURITY_POLICY = (
 router = APIRouter(include_in_schema=False)
 
 
+class WholeFile(FileResponse):
+    """A file, always all of it, as a server may: the framework answers wrong ranges with texts of its own."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file."""
+        del self.headers["accept-ranges"]
+        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
 @router.get("/")
 def front() -> Response:
     """Lead a person who opens the address of the service to the page, also below the path of a proxy."""
@@ -45,7 +56,7 @@ def front() -> Response:
 def page() -> Response:
     """Return the page; it holds no data and asks for a key when the service wants one."""
     headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": "no-cache"}
-    return FileResponse(STATIC / "dashboard.html", media_type="text/html", headers=headers)
+    return WholeFile(STATIC / "dashboard.html", media_type="text/html", headers=headers)
 
 
 @router.get("/dashboard/static/plotly.min.js")
@@ -57,16 +68,16 @@ def plotly_script() -> Response:
         script = Path(folder) / "package_data" / "plotly.min.js"
         if script.is_file():
             headers = {"Cache-Control": "max-age=86400"}
-            return FileResponse(script, media_type="text/javascript", headers=headers)
-    return Response("plotly is not installed: pip install 'slimctr[dashboard]'", 404, media_type="text/plain")
+            return WholeFile(script, media_type="text/javascript", headers=headers)
+    raise HTTPException(404, "plotly is not installed: pip install 'slimctr[dashboard]'")
 
 
 @router.get("/dashboard/static/{asset}")
 def asset(asset: str) -> Response:
     """Return one of the page's own files."""
     if asset not in ASSETS:
-        return Response("no such file", 404, media_type="text/plain")
-    return FileResponse(STATIC / asset, media_type=ASSETS[asset], headers={"Cache-Control": "no-cache"})
+        raise HTTPException(404, "the page has no such file")
+    return WholeFile(STATIC / asset, media_type=ASSETS[asset], headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/dashboard/data", dependencies=[Depends(requires("metrics"))])

@@ -50,6 +50,31 @@ def test_head_leaves_the_connection_usable(service: LiveService) -> None:
     assert len(local_ports) == 1
 
 
+def test_every_error_is_a_problem_document(service: LiveService, paths: list[str]) -> None:
+    unknown = [
+        "/none",
+        "/dashboard/static/none",
+        "/dashboard/static/%2e%2e%2fapp.py",
+        "/v2/none",
+        "/problems/none",
+    ]
+    for path in paths + unknown:
+        for method in ("GET", "POST", "PUT"):
+            found = service.http.request(method, path, content=b"{", headers={"range": "bytes=9-1"})
+            if found.status_code >= 400:
+                assert found.headers["content-type"] == "application/problem+json", (method, path)
+                assert found.json()["status"] == found.status_code
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-9", "bytes=9-1", "bytes=99999999-", "bytes=0-1,3-4", "lines=1-2"])
+def test_a_file_is_sent_as_a_whole_whatever_range_is_asked_for(service: LiveService, asked: str) -> None:
+    for path in ("/dashboard", "/dashboard/static/dashboard.js", "/dashboard/static/plotly.min.js"):
+        answer = service.http.get(path, headers={"range": asked})
+        assert answer.status_code == 200
+        assert answer.content == service.http.get(path).content
+        assert "accept-ranges" not in answer.headers
+
+
 def test_allow_names_the_methods_that_are_answered(service: LiveService, paths: list[str]) -> None:
     for path in paths:
         found = {method: service.http.request(method, path, json={}) for method in METHODS}
