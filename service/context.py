@@ -105,18 +105,15 @@ class ContextMiddleware:
         )
         scope["slimctr.context"] = context
         status = 0
+        is_there: bool | None = True
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_there
             if message["type"] == "http.response.start":
                 status = message["status"]
                 # Asked before the answer is sent: a client that has read it may leave at once.
-                if (
-                    context.answered is not None
-                    and context.connection is not None
-                    and context.connection.gone
-                ):
-                    status = CLIENT_GONE_STATUS
+                if context.answered is not None and context.connection is not None:
+                    is_there = context.connection.begin_answer()
                 message["headers"] = headers = [
                     *message.get("headers", ()),
                     (b"x-request-id", context.trace_id.encode()),
@@ -146,14 +143,16 @@ class ContextMiddleware:
         finally:
             for release in context.releases:
                 release()
-        self._finish(scope, context, status)
+        duration_s = time.perf_counter() - context.received_s
+        if is_there is None and context.connection is not None:
+            is_there = await context.connection.arrived()
+        self._finish(scope, context, status if is_there else CLIENT_GONE_STATUS, duration_s)
 
     def _bind_duration(self, method: str, route: str, status: int) -> Tally:
         histogram = self._metrics.http_server_request_duration_seconds
         return self._metrics.tallies.of(histogram.labels(method, route, str(status)))
 
-    def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:
-        duration_s = time.perf_counter() - context.received_s
+    def _finish(self, scope: Scope, context: RequestContext, status: int, duration_s: float) -> None:
         # Let go of it: servers keep requests in cycles, and this one leads to the model and the batch.
         answered, context.answered = context.answered, None
         if answered is not None:

@@ -23,8 +23,14 @@ SWEEP_S = 0.5
 # Descriptors kept for connections that are being accepted and for everything else: files, the state, models.
 RESERVED_DESCRIPTORS = 2048
 
+# A client that closes its sending side so soon after its request did so on purpose and reads on: nobody gives up then.
+HALF_CLOSE_S = 0.002
+# How long an answer may take to a client of which only the answer can tell whether it left.
+DOUBT_S = 2.0
+DOUBT_STEP_S = 0.005
+
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
-_ESTABLISHED = 1
+_ESTABLISHED, _CLOSED, _CLOSE_WAIT = 1, 7, 8  # linux/include/net/tcp_states.h
 # Through ctypes, which keeps the interpreter's lock and owns no descriptor: a transport offers no cheap way to ask.
 _getsockopt = ctypes.PyDLL(None).getsockopt
 _tcp_state = ctypes.c_ubyte()  # the first member of struct tcp_info
@@ -37,10 +43,20 @@ class Connection:
     """The connection of a request, as `scope["slimctr.connection"]`; test clients have none.
 
     To be used on the event loop only. `receiving_since` is when a request began that has not arrived completely yet, on
-    the clock of `Connections`; None between requests.
+    the clock of `Connections`; None between requests. `half_closed` says that this side sends no more, `reads_on` that
+    the client does not, and waits for its answers, `in_doubt` that only the end of the answers tells whether it does.
     """
 
-    __slots__ = ("_descriptor", "_transport", "half_closed", "receiving_since", "write")
+    __slots__ = (
+        "_descriptor",
+        "_is_whole",
+        "_transport",
+        "half_closed",
+        "in_doubt",
+        "reads_on",
+        "receiving_since",
+        "write",
+    )
 
     def __init__(self, transport: asyncio.Transport, now: float) -> None:
         self._transport = transport
@@ -48,22 +64,64 @@ class Connection:
         self.write = transport.write
         self.receiving_since: float | None = now
         self.half_closed = False
+        self.reads_on = False
+        self.in_doubt = False
+        self._is_whole: bool | None = None
 
     @property
     def gone(self) -> bool:
         """Whether the client has closed its side, the connection broke, or this side is closing it; takes 1 µs.
 
         The kernel is asked, because the event loop reads that a client left only when it turns to its sockets again.
-        False means that an answer can be handed to the kernel, not that it will arrive.
+        False means that an answer can be handed to the kernel, not that it will arrive. A client that closed its
+        sending side only, together with its request, is not gone (`reads_on`).
         """
-        if self._transport.is_closing():
+        state = self._state()
+        return state != _ESTABLISHED and not (self.reads_on and state == _CLOSE_WAIT)
+
+    def begin_answer(self) -> bool | None:
+        """Return whether the client is there as its answer begins; None when only `arrived` can tell.
+
+        A client that closed the connection and one that closed its sending side look alike until bytes reach them.
+        """
+        state = self._state()
+        if state == _ESTABLISHED:
             return True
-        if _TCP_INFO is None:
+        if state != _CLOSE_WAIT:
             return False
+        self.in_doubt = True
+        return None
+
+    async def arrived(self) -> bool:
+        """Return whether the client's system acknowledged all that was answered, then end the connection.
+
+        That of a client that left refuses it with a reset. Called where `begin_answer` was None, once all is written.
+        """
+        left = round(DOUBT_S / DOUBT_STEP_S)
+        while self._is_whole is None:
+            if self._state() == _CLOSED:
+                self._is_whole = not self._transport.is_closing() and self._error() == 0
+            elif left == 0:
+                self._is_whole = False
+            else:
+                left -= self.half_closed  # before, others of its requests are answered
+                await asyncio.sleep(DOUBT_STEP_S)
+        self._transport.abort()
+        return self._is_whole
+
+    def _state(self) -> int:
+        if self._transport.is_closing():
+            return _CLOSED
+        if _TCP_INFO is None:
+            return _ESTABLISHED
         failed = _getsockopt(
             self._descriptor, socket.IPPROTO_TCP, _TCP_INFO, ctypes.byref(_tcp_state), ctypes.byref(_one_byte)
         )
-        return bool(failed) or _tcp_state.value != _ESTABLISHED
+        return _CLOSED if failed else _tcp_state.value
+
+    def _error(self) -> int:
+        found: int = self._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return found
 
     def is_closing(self) -> bool:
         """Return whether nothing can be written any more."""
@@ -73,9 +131,10 @@ class Connection:
         """Close once everything is written.
 
         In the middle of a request only this side is closed: with bytes of the client unread the kernel would reset the
-        connection, and the client would lose the answer that says why.
+        connection, and the client would lose the answer that says why. So it is while it is in doubt whether the client
+        is there: `arrived` closes the rest.
         """
-        if self.receiving_since is None:
+        if self.receiving_since is None and not self.in_doubt:
             self._transport.close()
         elif not self.half_closed and not self._transport.is_closing():
             self.half_closed = True

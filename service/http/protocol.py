@@ -6,12 +6,13 @@ a count. After an error nothing more of the connection is read as a request.
 
 import asyncio
 import logging
+import time
 import urllib.parse
 from contextlib import suppress
 from typing import Any, cast
 
 import httptools
-from uvicorn._types import ASGIReceiveEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -25,7 +26,7 @@ from service.errors import (
     TargetTooLong,
     VersionNotSupported,
 )
-from service.http.connections import SWEEP_S, Connection, Connections
+from service.http.connections import HALF_CLOSE_S, SWEEP_S, Connection, Connections
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
@@ -77,6 +78,20 @@ class Exchange(RequestResponseCycle):
         return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
 
 
+class ExpectingExchange(Exchange):
+    """One request whose client waits to be asked for the body.
+
+    Answered without having been asked, the client may leave the body out or send it all the same: nobody can tell
+    what comes next, so the connection ends.
+    """
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a part of the answer."""
+        if self.waiting_for_100_continue and message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+        await super().send(message)
+
+
 class ServiceProtocol(HttpToolsProtocol):
     """Reads requests within limits of size and time, and ignores requests to upgrade the protocol."""
 
@@ -94,7 +109,7 @@ class ServiceProtocol(HttpToolsProtocol):
         self.connection: Connection = None  # type: ignore[assignment]
         self._facade: Any = None  # the same, in place of a transport
         self._number = server_state.taken = server_state.taken + 1
-        self._idle_since = 0.0
+        self._idle_since = self._arrived_s = 0.0
         self._stalled_since: float | None = None
         self._ends_at: float | None = None
         # The exchange whose answer is being made; `cycle` is the one that came last.
@@ -128,6 +143,21 @@ class ServiceProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         # They refer to each other, and the last request of a connection can be large.
         self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Note that the client sends no more; return whether it is owed an answer, for which this side stays open."""
+        exchange, connection = self.cycle, self.connection
+        connection.receiving_since = None
+        if not self._is_answering():
+            if connection.in_doubt:
+                connection.close()
+            return connection.in_doubt
+        self._deaf = True
+        connection.reads_on = time.perf_counter() - self._arrived_s <= HALF_CLOSE_S
+        exchange.keep_alive = False
+        if exchange.more_body:
+            exchange.fail(BadRequest("the connection was closed before the body was complete"))
+        return True
 
     def pause_writing(self) -> None:
         """Wait with answers until the client reads."""
@@ -267,7 +297,7 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, or a trailer, of which nobody hears."""
-        name = name.lower()
+        name, value = name.lower(), value.rstrip(b" \t")  # which are no part of the value (RFC 9112, 5.1)
         if name in FRAMING_HEADERS:
             self._note(name, value)
         self.headers.append((name, value))
@@ -305,6 +335,7 @@ class ServiceProtocol(HttpToolsProtocol):
         scope["method"] = method.decode("ascii")
         if version != "1.1":
             scope["http_version"] = version
+            self.expect_100_continue = False  # that version does not know it (RFC 9110, 10.1.1)
         scope["path"] = self.root_path + path
         scope["raw_path"] = self.root_path.encode("ascii") + raw_path
         scope["query_string"] = query
@@ -333,6 +364,7 @@ class ServiceProtocol(HttpToolsProtocol):
         if self._chunked and _size(self.headers) > MAX_HEAD_BYTES:
             raise _head_too_large()
         self.connection.receiving_since = None
+        self._arrived_s = time.perf_counter()
         exchange = self.cycle
         if not exchange.response_complete:
             exchange.more_body = False
@@ -365,7 +397,8 @@ class ServiceProtocol(HttpToolsProtocol):
             connection.receiving_since = state.now  # it had to wait for this answer
 
     def _serve(self, app: Any, keep_alive: bool) -> None:
-        self.cycle = exchange = Exchange(
+        kind = ExpectingExchange if self.expect_100_continue else Exchange
+        self.cycle = exchange = kind(
             scope=self.scope,
             transport=self._facade,
             flow=self.flow,
@@ -383,6 +416,7 @@ class ServiceProtocol(HttpToolsProtocol):
             self._answer(exchange, app)
         elif len(self.pipeline) < MAX_PIPELINED:
             self.flow.pause_reading()
+            self.connection.reads_on = True  # nobody sees now when it closes its side
             self.pipeline.appendleft((exchange, app))
         else:
             last, _ = self.pipeline[0]

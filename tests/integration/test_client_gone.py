@@ -17,6 +17,7 @@ from live_service import WAIT_SECONDS, LiveService, live_service
 
 from service import batching
 from service.batching import BatchQueue
+from service.http import protocol
 from service.intake import LARGE_BODY_BYTES
 from service.wire import v1
 
@@ -66,6 +67,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
 def queue(service: LiveService, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchQueue]:
     """The queue of the version that answers; its batches run in the thread and wait for the engine's gate."""
     monkeypatch.setattr(batching, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(protocol, "HALF_CLOSE_S", 0.0)
     found = service.pool.version("ctr", 1).ready().queue
     engine = found.engine
     monkeypatch.setattr(found, "inline_rows", 0)
@@ -231,6 +233,54 @@ def test_a_client_that_reads_its_answer_and_leaves_at_once_was_exposed(service: 
     found = change(before, counts(service))
     assert (found["exposed"], found["canceled"]) == (20, 0)
     assert all(joined(service, f"quick-{number}") for number in range(20))
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_client_that_closed_its_sending_side_and_read_its_answer_was_exposed(
+    service: LiveService, form: Callable[[str], tuple[str, str, bytes]]
+) -> None:
+    before, name = counts(service), f"half-{form.__name__}"
+    with send(service, form(name)) as client:
+        client.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := client.recv(65536):
+            received += part
+    assert received.startswith(b"HTTP/1.1 200 OK")
+    until(lambda: counts(service)["succeeded"] > before["succeeded"])
+    assert change(before, counts(service)) == {**dict.fromkeys(CANCELED, 0), **ANSWERED}
+    assert joined(service, name)
+
+
+def test_each_of_several_requests_before_the_end_is_answered_and_was_exposed(service: LiveService) -> None:
+    before, rows = counts(service), raw_rows(2) * 500
+    with socket.create_connection((service.host, service.port), WAIT_SECONDS) as client:
+        for number in range(4):
+            path, _, body = predict({"request_id": f"piped-{number}", "unit_id": "u1", "instances": rows})
+            client.sendall(b"POST %s HTTP/1.1\r\nHost: test\r\n" % path.encode())
+            client.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        client.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := client.recv(65536):
+            received += part
+    assert len(body) > LARGE_BODY_BYTES
+    assert received.count(b"HTTP/1.1 200 OK") == 4
+    until(lambda: counts(service)["succeeded"] >= before["succeeded"] + 4)
+    found = change(before, counts(service))
+    assert (found["exposed"], found["canceled"]) == (4, 0)
+    assert all(joined(service, f"piped-{number}") for number in range(4))
+
+
+def test_a_client_that_sent_its_request_and_closed_at_once_was_not_exposed(
+    service: LiveService, queue: BatchQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HALF_CLOSE_S", WAIT_SECONDS)  # taken for one that reads on
+    engine: Any = queue.engine
+    before = counts(service)
+    with send(service, rows_of("at-once")):
+        assert engine.entered.acquire(timeout=WAIT_SECONDS)
+    engine.gate.set()
+    until(lambda: counts(service)["canceled"] > before["canceled"])
+    assert change(before, counts(service)) == {**CANCELED, **NOTHING}
 
 
 def test_a_large_body_that_waited_for_its_turn_is_not_encoded(

@@ -1,12 +1,13 @@
 """`scope["slimctr.connection"]`: whether an answer can still be handed over."""
 
+import asyncio
 import socket
 import struct
 import threading
 
 import httpx
 import pytest
-from asgi_server import WAIT_SECONDS, answer, asgi_server, read_body
+from asgi_server import WAIT_SECONDS, Echo, answer, answers, asgi_server, read_all, read_body
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER that makes close() send RST
 SIZES = {"no body": 0, "small body": 100, "body that pauses reading": 300_000}
@@ -71,3 +72,44 @@ def test_a_connection_that_is_over_stays_gone() -> None:
     with asgi_server(keep) as ((host, port), _):
         httpx.get(f"http://{host}:{port}/")
     assert kept[0].gone
+
+
+HALF_CLOSED = {
+    "GET": b"GET /x HTTP/1.1\r\nHost: test\r\n\r\n",
+    "HTTP/1.0": b"GET /x HTTP/1.0\r\n\r\n",
+    "small body": request(100),
+    "large body": request(300_000),
+    "chunks": b"POST /x HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "upgrade": b"GET /x HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    "pipeline": b"GET /x HTTP/1.1\r\nHost: test\r\n\r\n" * 3,
+    "a request and half of one": b"GET /x HTTP/1.1\r\nHost: test\r\n\r\nGET /y HT",
+}
+
+
+@pytest.mark.parametrize("sent", HALF_CLOSED.values(), ids=HALF_CLOSED)
+def test_a_client_that_closes_its_sending_side_reads_its_answers(sent: bytes) -> None:
+    closed = threading.Event()
+
+    async def late(scope, receive, send) -> None:
+        await read_body(receive)
+        while not closed.is_set():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # the loop has read the end
+        await answer(send, b"x" * 3_000_000)
+
+    with asgi_server(late) as (address, _), socket.create_connection(address, WAIT_SECONDS) as client:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        closed.set()
+        found = answers(read_all(client))
+    requests = 3 if sent == HALF_CLOSED["pipeline"] else 1
+    assert [(one.status, len(one.body)) for one in found] == [(200, 3_000_000)] * requests
+
+
+def test_a_client_that_closes_its_sending_side_within_a_body_reads_why_it_is_refused() -> None:
+    with asgi_server(Echo()) as (address, _), socket.create_connection(address, WAIT_SECONDS) as client:
+        client.sendall(request(100)[:-1])
+        client.shutdown(socket.SHUT_WR)
+        (refused,) = answers(read_all(client))
+    assert refused.status == 400
+    assert "before the body was complete" in refused.problem["detail"]

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from asgi_server import WAIT_SECONDS, Echo, answers, asgi_server, exchange, read_all
+from asgi_server import WAIT_SECONDS, Echo, answer, answers, asgi_server, exchange, read_all, read_body
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from service.errors import TooLarge
 
 HOST = b"Host: test\r\n"
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
@@ -197,6 +199,65 @@ def test_the_body_is_asked_for_when_the_client_waits_for_that(running: Running) 
         client.sendall(body)
         [found] = answers(read_all(client))
     assert found.body == repr(("POST", "/x", b"abc")).encode()
+
+
+@pytest.mark.parametrize("path", ["/taken", "/refused"])
+def test_a_body_that_was_not_asked_for_is_never_read_as_a_request(path: str) -> None:
+    """The client may have left it out, so what comes next is the body or a request: the connection ends."""
+    seen = []
+
+    async def early(scope, receive, send) -> None:
+        seen.append(scope["path"])
+        if scope["path"] == "/refused":
+            raise TooLarge("too large")
+        await answer(send, b"done")
+
+    sent = post(SMUGGLED, b"Expect: 100-continue\r\n", path=path.encode())
+    with asgi_server(early) as (address, _), socket.create_connection(address, WAIT_SECONDS) as client:
+        client.sendall(sent.removesuffix(SMUGGLED))
+        received = client.recv(1)
+        client.sendall(SMUGGLED * 2)
+        [found] = answers(received + read_all(client))
+    assert found.headers["connection"] == "close"
+    assert seen == [path]
+
+
+def test_a_client_of_http_1_0_is_not_asked_for_its_body(running: Running) -> None:
+    sent = post(b"abc", b"Expect: 100-continue\r\n").replace(b"HTTP/1.1", b"HTTP/1.0")
+    with socket.create_connection(running[0], WAIT_SECONDS) as client:
+        client.sendall(sent)
+        received = read_all(client)
+    assert received.startswith(b"HTTP/1.1 200")
+    assert answers(received)[0].body == repr(("POST", "/x", b"abc")).encode()
+
+
+@pytest.mark.parametrize("blanks", [b" ", b"\t", b" \t  "])
+def test_blanks_around_the_value_of_a_header_are_no_part_of_it(blanks: bytes) -> None:
+    kept = {}
+
+    async def keep(scope, receive, send) -> None:
+        kept.update(scope["headers"])
+        await answer(send, await read_body(receive))
+
+    lines = [
+        b"X-API-Key:%skey%s",
+        b"Content-Length:%s3%s",
+        b"Host:%stest%s",
+        b"X-Empty:%s%s",
+        b"Connection:%sclose%s",
+    ]
+    head = b"".join(line % (blanks, blanks) + b"\r\n" for line in lines)
+    with asgi_server(keep) as (address, _):
+        [found] = exchange(address, b"POST / HTTP/1.1\r\n" + head + b"\r\nabc")
+    assert found.body == b"abc"
+    expected = {
+        b"x-api-key": b"key",
+        b"content-length": b"3",
+        b"host": b"test",
+        b"x-empty": b"",
+        b"connection": b"close",
+    }
+    assert kept == expected
 
 
 def test_as_many_pipelined_requests_as_were_taken_are_answered_and_the_last_says_so(running: Running) -> None:
