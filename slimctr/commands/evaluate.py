@@ -18,7 +18,9 @@ FIGURES = ("auc", "logloss", "ne", "calibration", "ece")
 def evaluate(
     model: Annotated[str, typer.Option(help="Version to score: NAME, NAME@VERSION or NAME@LABEL.")],
     data: Annotated[Path, typer.Option(help="Encoded data set, from `slimctr data prepare`.")],
-    store: Annotated[Path, typer.Option(help="Root directory of the model store.")] = Path("./models"),
+    store: Annotated[
+        Path, typer.Option(envvar="SLIMCTR_STORE", help="Root directory of the model store.")
+    ] = Path("./models"),
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     batch_rows: Annotated[int, typer.Option(min=1, max=2**24, help="Rows of one call of the engine.")] = 1024,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the network.")] = 1,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = Commands(no_args_is_help=True, rich_markup_mode="rich")
 
-Store = Annotated[Path, typer.Option(help="Root directory of the model store.")]
+Store = Annotated[Path, typer.Option(envvar="SLIMCTR_STORE", help="Root directory of the model store.")]
 Reference = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME@LABEL.")]
 DEFAULT_STORE = Path("./models")
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from model_store.errors import Conflict, NotFound, StoreError
 from model_store.store import ModelStore
 from model_store.tensors import map_tensors, write_tensors
+from slimctr.cli import app as cli
 from slimctr.commands.models import app, list_models
 
 
@@ -57,6 +58,21 @@ def test_verify_of_nothing_is_an_error(tmp_path):
         result = CliRunner().invoke(app, ["verify", "--store", str(store)])
         assert isinstance(result.exception, StoreError)
         assert "nothing was verified" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "command", [["models", "list"], ["models", "show", "ctr"], ["models", "verify", "ctr@1"]]
+)
+def test_the_store_is_that_of_the_service(command, root, tmp_path_factory, monkeypatch):
+    """The variable of `slimctr serve` counts; an option wins over it, an empty variable is none."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    for variable, options in ((str(root), []), ("nowhere", ["--store", str(root)])):
+        result = CliRunner().invoke(cli, [*command, *options], env={"SLIMCTR_STORE": variable})
+        assert result.exit_code == 0, result.output
+        assert "ctr" in result.output
+    (elsewhere / "models").symlink_to(root)
+    assert "ctr" in CliRunner().invoke(cli, command, env={"SLIMCTR_STORE": ""}).output
 
 
 def test_list_of_nothing(tmp_path):
