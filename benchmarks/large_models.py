@@ -43,7 +43,7 @@ from model_store.tensors import write_tensors
 from slimctr.export.accounting import count_bytes
 from slimctr.export.artifact import PARITY_ATOL, check_parity
 from slimctr.export.golden import GOLDEN_ROWS
-from slimctr.export.golden_values import VALUE_ROWS
+from slimctr.export.golden_values import MAX_VALUES
 from slimctr.export.onnx_network import FoldedNetwork, onnx_bytes
 from slimctr.export.tables import store_tables
 from slimctr.features import EncodedBatch, FeatureSchema, TextColumn, Vocabulary
@@ -113,7 +113,7 @@ def publish_model(
             logits = model(torch.from_numpy(golden.ids)).numpy()
         base, encoder = encoder_digest(schema, vocabulary)
         values = {
-            field: [str(row) if row else "unlisted" for row in column[:VALUE_ROWS].tolist()]
+            field: [str(row) if row else "unlisted" for row in column[:MAX_VALUES].tolist()]
             for field, column in zip(schema.names, golden.ids.T, strict=True)
         }
         save_golden(path, Golden(golden, logits), GoldenValues(base, values), schema)

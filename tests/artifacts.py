@@ -136,7 +136,7 @@ def write_artifact(
     rows = [*raw_rows(99), {"ad": "never seen"}] if schema is SCHEMA else []
     if dataset is not None and keeps_values:
         kept = golden_values(Dataset(dataset).raw_test(1_000)[0], Encoder(schema, vocabulary))
-        rows = [dict(zip(kept, row, strict=True)) for row in zip(*kept.values(), strict=True)]
+        rows = GoldenValues(base_vocabulary, kept).rows
     batch = golden_batch(Encoder(schema, vocabulary), rows, rng)
     golden = Golden(batch, network.logits(stored_matrix(schema, stored, batch, column)))
     if rows:

@@ -117,23 +117,27 @@ class Method:
             return self.config(**settings)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "settings"
-            raise CompressionError(
-                f"setting '{where}' of method '{self.name}': {first['msg']}, got {first['input']!r}"
-            ) from None
+            where = ".".join(map(str, first["loc"]))
+            told = f"{first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
+            what = f"setting '{where}'" if where else "settings"
+            raise CompressionError(f"{what} of method '{self.name}': {told}") from None
 
     def apply(self, model: CtrModel, data: CompressionData, config: Settings) -> Outcome:
         """Return a compressed copy of `model`. Raises CompressionError when the method does not apply."""
-        reason = self.objection(model.spec, config)
-        if model.spec.row_maps and not self.takes_mapped:
+        self.require_applicable(model.spec, config)
+        return self.transform(model, data, config)
+
+    def require_applicable(self, spec: ModelSpec, config: Settings) -> None:
+        """Raise CompressionError, with the reason, when the method may not follow what made `spec`."""
+        reason = self.objection(spec, config)
+        if spec.row_maps and not self.takes_mapped:
             reason = "rows were dropped from its tables, and it works on whole ones; let it come before that"
-        if model.spec.network_bits is not None and not self.takes_low_precision:
+        if spec.network_bits is not None and not self.takes_low_precision:
             reason = "the weights of its network are rounded already; let network_ptq come last"
-        if model.spec.calibration is not None and reason is None:
+        if spec.calibration is not None and reason is None:
             reason = "its logits are calibrated already; let recalibrate come last"
         if reason:
             raise CompressionError(f"'{self.name}' cannot be applied here: {reason}")
-        return self.transform(model, data, config)
 
 
 def not_float(spec: ModelSpec, advice: str, *, wide: bool = False) -> str | None:

@@ -106,9 +106,9 @@ def _compress(
 ) -> Run:
     """Make the run `target` of `run`: its path and lineage are set, its model, steps and metrics are not yet."""
     model, done, history = run.model, [], []
-    for step in steps:
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
         announce(f"{step.method.name} {_told(step.config)}".rstrip())
-        model, record, epochs = _apply(step, model, source)
+        model, record, epochs = _apply(step, following, model, source)
         done.append(record)
         history.extend(epochs)
         if reason := record.statistics.get("left_out"):
@@ -143,11 +143,14 @@ def _write_report(run: Run, compressed: Run, scores: Mapping[str, Scores], sourc
 
 
 def _apply(
-    step: Step, model: CtrModel, data: CompressionData
+    step: Step, following: Step | None, model: CtrModel, data: CompressionData
 ) -> tuple[CtrModel, MethodStep, list[EpochRecord]]:
+    """Apply a step and train on, but not before the `following` one is known to fit what it made."""
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         outcome = step.method.apply(model, data, step.config)
+    if following is not None:
+        following.method.require_applicable(outcome.model.spec, following.config)
     history = list(outcome.history)
     statistics = {"kept_epoch": 0, **outcome.statistics}
     if tuned := fine_tune(outcome.model, step.config, data):

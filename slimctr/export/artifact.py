@@ -24,7 +24,7 @@ from slimctr.compression.data import data_of_run
 from slimctr.errors import EngineError, ExportError
 from slimctr.export.accounting import count_bytes
 from slimctr.export.golden import GOLDEN_ROWS, golden_batch
-from slimctr.export.golden_values import VALUE_ROWS, golden_values
+from slimctr.export.golden_values import golden_values
 from slimctr.export.onnx_network import FoldedNetwork, onnx_bytes
 from slimctr.export.tables import store_tables
 from slimctr.features import EncodedBatch, Vocabulary
@@ -182,8 +182,9 @@ def _write_files(
     base_vocabulary, _ = encoder_digest(dataset.schema, dataset.path / VOCABULARY_FILE)
     encoder = dataset.encoder()
     values = GoldenValues(base_vocabulary, golden_values(dataset.raw_test(RAW_ROWS)[0], encoder))
+    first = encoder.encode_rows(values.rows)
     chosen = EncodedBatch.concatenate(
-        [encoder.encode_rows(values.rows), golden_batch(rows, encoder.vocabulary, GOLDEN_ROWS - VALUE_ROWS)]
+        [first, golden_batch(rows, encoder.vocabulary, GOLDEN_ROWS - len(first))]
     )
     logits = _golden_logits(network, run.model, chosen)
     if run.spec.row_maps:

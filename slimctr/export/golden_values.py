@@ -9,16 +9,17 @@ import numpy as np
 from slimctr.features import EncodedBatch, Encoder, Field
 from slimctr.scoring.golden import UNLISTED
 
-VALUE_ROWS = 32
+MAX_VALUES = 32
+_MAX_LISTED = 8
 _MAX_EDGES = 8
 
 
 def golden_values(raw: Sequence[dict[str, Any]], encoder: Encoder) -> dict[str, list[Any]]:
-    """Return 32 values of every field: listed ones from the head to the tail of its rows, an unlisted and a missing one.
+    """Return values of every field: listed ones from the head to the tail of its rows, an unlisted and a missing one.
 
     A numeric field has the numbers at and just below its bucket edges, too; a multi-valued one bags of one value, of
-    several and of none. `raw` are rows of a log; their listed values are spread over the new rows field by field, so
-    no row of the log is taken as a whole.
+    several and of none. `raw` are rows of a log; their listed values are taken field by field, so no row of the log is
+    taken as a whole. Every value is there once: the file counts as bytes of the version.
     """
     schema = encoder.schema
     encoded = encoder.encode_rows(raw)
@@ -34,15 +35,14 @@ def golden_values(raw: Sequence[dict[str, Any]], encoder: Encoder) -> dict[str, 
             marks = [*listed, UNLISTED]
         if not (field.required or field.multivalued):
             marks.append(None)
-        chosen = _spread(marks, VALUE_ROWS)
-        values[field.name] = [chosen[row % len(chosen)] for row in range(VALUE_ROWS)]
+        values[field.name] = _spread(list({repr(mark): mark for mark in marks}.values()), MAX_VALUES)
     return values
 
 
 def _listed(
     raw: Sequence[dict[str, Any]], encoded: EncodedBatch, position: int, encoder: Encoder
 ) -> list[Any]:
-    """Return values of a field in the order of their rows, at most 16, one for each row."""
+    """Return values of a field in the order of their rows, at most 8, one for each row."""
     schema = encoder.schema
     field = schema.fields[position]
     by_row: dict[int, Any] = {}
@@ -55,12 +55,12 @@ def _listed(
     for row, cell in zip(rows, cells, strict=True):
         if cell is not None and cell != "" and row > 0:
             by_row.setdefault(row, cell)
-    return _spread([by_row[row] for row in sorted(by_row)], VALUE_ROWS // 2)
+    return _spread([by_row[row] for row in sorted(by_row)], _MAX_LISTED)
 
 
 def _bags(raw: Sequence[dict[str, Any]], field: Field) -> list[list[Any]]:
     bags = [row[field.name] for row in raw if len(row.get(field.name) or ()) > 1]
-    return _spread(bags, VALUE_ROWS // 4)
+    return _spread(bags, _MAX_LISTED)
 
 
 def _edge_numbers(field: Field) -> list[float]:

@@ -36,7 +36,10 @@ class Golden:
 
 @dataclass(frozen=True)
 class GoldenValues:
-    """The raw values of the first V golden rows, V of every field, and the digest of the vocabulary of training."""
+    """Raw values of every field, each once, and the digest of the vocabulary of training.
+
+    The longest list has one value for each of the first V golden rows; a shorter one begins anew at its end.
+    """
 
     base_vocabulary: str
     values: Mapping[str, Sequence[Any]]
@@ -44,7 +47,10 @@ class GoldenValues:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows as a client sends them."""
-        return [dict(zip(self.values, row, strict=True)) for row in zip(*self.values.values(), strict=True)]
+        count = max(map(len, self.values.values()))
+        return [
+            {name: column[row % len(column)] for name, column in self.values.items()} for row in range(count)
+        ]
 
 
 def save_golden(folder: Path, golden: Golden, values: GoldenValues, schema: FeatureSchema) -> None:
@@ -85,7 +91,7 @@ def read_golden(tensors: Mapping[str, npt.NDArray[Any]], schema: FeatureSchema) 
 
 
 def read_golden_values(data: bytes, schema: FeatureSchema) -> GoldenValues:
-    """Return what `golden.json` says; raise EngineError when it does not have equally many values of every field."""
+    """Return what `golden.json` says; raise EngineError when it does not have values of every field."""
     try:
         document = parse_object(data)
     except ValueError as problem:
@@ -95,9 +101,8 @@ def read_golden_values(data: bytes, schema: FeatureSchema) -> GoldenValues:
         raise EngineError(f"{GOLDEN_VALUES_FILE}: has base_vocabulary and values, nothing else")
     if not isinstance(values, dict) or set(values) != set(schema.names):
         raise EngineError(f"{GOLDEN_VALUES_FILE}: values are a list of every field of the schema")
-    lengths = {len(column) if isinstance(column, list) else 0 for column in values.values()}
-    if len(lengths) != 1 or lengths == {0}:
-        raise EngineError(f"{GOLDEN_VALUES_FILE}: every field has equally many values, at least one")
+    if not all(isinstance(column, list) and column for column in values.values()):
+        raise EngineError(f"{GOLDEN_VALUES_FILE}: every field has a list of values, at least one")
     return GoldenValues(base, {name: values[name] for name in schema.names})
 
 

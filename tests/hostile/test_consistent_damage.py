@@ -309,7 +309,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no golden rows": (empty_golden, r"golden\.safetensors: ids are \(0, 5\)"),
     "other golden rows": (replace_golden_ids, r"golden\.json: value \d+ of field"),
     "other golden values": (edit_golden_values, r"golden\.json: (value \d+ of )?field 'user'"),
-    "fewer golden values of a field": (shorten_golden_values, r"golden\.json: every field has equally many"),
+    "fewer golden values of a field": (shorten_golden_values, r"golden\.json: (value \d+ of )?field 'user'"),
     "folder of another version": (another_version, r"this folder is ctr/2, its manifest is that of ctr/1"),
     "manifest of another model": (another_model, r"this folder is ctr/2, its manifest is that of other/1"),
 }

@@ -249,6 +249,16 @@ def test_chain_in_the_wrong_order_is_refused(run, tmp_path):
     assert not (tmp_path / "wrong").exists()
 
 
+def test_a_step_that_cannot_follow_is_refused_before_anything_is_trained(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("slimctr.compression.verb.fine_tune", lambda *_: pytest.fail("trained in vain"))
+    settings = {"feature_pca": {"epochs": 1}, "ptq": {"epochs": 1}}
+    for wrong in ("feature_pca+ham", "ptq+feature_pca", "ptq+magnitude_rows"):
+        given = {name: settings[name] for name in wrong.split("+") if name in settings}
+        with pytest.raises(CompressionError, match="cannot be applied here"):
+            compress(run, wrong, given, None, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
 def test_an_existing_run_is_not_overwritten(run):
     with pytest.raises(ConfigError, match="not empty"):
         compress(run, "ptq", {}, None, run.path)
