@@ -10,14 +10,16 @@ from pathlib import Path
 
 
 @contextmanager
-def scratch(parent: Path, prefix: str, mode: int = 0o777) -> Iterator[Path]:
+def scratch(parent: Path, prefix: str, mode: int = 0o777, inheritable: bool = False) -> Iterator[Path]:
     """Give a new empty folder in `parent` whose name starts with `prefix`; it is removed at the end of the block.
 
     First the folders of that prefix whose process is gone are removed. Each process holds a lock on its folder, which
     the kernel releases when it dies, however it dies. A folder that was renamed within the block stays.
+    An `inheritable` lock passes to the programs that this process starts or becomes, and lasts as long as one of them.
     """
     sweep(parent, prefix)
     folder, descriptor = _new(parent, prefix, mode)
+    os.set_inheritable(descriptor, inheritable)
     try:
         yield folder
     finally:

@@ -17,9 +17,11 @@ import tempfile
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from model_store.scratch import scratch
 from service import supervise
 from service.ahead import Ahead
 from service.loader import open_ahead
@@ -30,6 +32,9 @@ from service.supervise import SERVES, Worker, read_news
 from service.telemetry.logs import configure_logging
 from service.worker import STARTUP_FAILURE, STOP_SIGNALS, run_forked
 from slimctr.errors import ConfigError
+
+# Of the folder in the temporary folder that the workers of a service share.
+FOLDER_PREFIX = "slimctr-workers-"
 
 logger = logging.getLogger("slimctr.workers")
 
@@ -43,11 +48,11 @@ def serve_workers(settings: Settings, ahead: Ahead | None = None) -> int:
     """
     configure_logging(settings.log_level)
     with (
-        tempfile.TemporaryDirectory(prefix="slimctr-metrics-") as metrics_folder,
+        scratch(Path(tempfile.gettempdir()), FOLDER_PREFIX, 0o700, inheritable=True) as folder,
         listening_sockets(settings) as listeners,
     ):
         # Read by the metrics of a worker when it makes them; a fresh folder knows nothing of earlier runs.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_folder
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         if ahead is not None:
             logger.info("opening the labeled versions")
             open_ahead(ahead, settings)
@@ -57,7 +62,7 @@ def serve_workers(settings: Settings, ahead: Ahead | None = None) -> int:
         start = Start(settings, listeners, ahead)
         status = start.run()
         if status is None:
-            start.hand_over(metrics_folder)
+            start.hand_over(str(folder))
         return status
 
 

@@ -179,6 +179,38 @@ def test_a_signal_while_the_supervisor_takes_over_ends_the_service(
             httpx.get(url)
 
 
+def test_what_a_killed_service_left_is_swept_by_the_next_one(store: Path, tmp_path: Path) -> None:
+    """And the folder of one that runs is not."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    settings = {"SLIMCTR_DRAIN_DELAY_S": "0", "TMPDIR": str(folder)}
+    with (
+        served(store, "--workers", "2", **settings) as killed,
+        served(store, "--workers", "2", **settings) as other,
+    ):
+        for service in (killed, other):
+            service.address()
+            supervised(service)
+        replaced(other, workers_of(other))  # what took the places of the first workers holds it, too
+        assert len(list(folder.iterdir())) == 2
+        workers = workers_of(killed)
+        killed.stop(signal.SIGKILL)
+        deadline = time.monotonic() + START_SECONDS
+        while any(running(worker) for worker in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        left = set(folder.iterdir())
+        with served(store, "--workers", "2", **settings) as third:
+            third.address()
+            supervised(third)
+            assert len(left & set(folder.iterdir())) == 1
+            assert len(list(folder.iterdir())) == 2
+            assert httpx.get(f"{other.address()}/metrics").status_code == 200
+            assert third.stop() == 0
+        assert other.stop() == 0
+    assert list(folder.iterdir()) == []
+
+
 def test_workers_drain(store: Path, tmp_path: Path) -> None:
     """Those that were forked and those that took the places of the dead."""
     folder = tmp_path / "temporary"
