@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Importing locust replaces this process's blocking calls with gevent's: before anything opens a socket.
 import locust
@@ -48,6 +49,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--rate", type=_positive(float), help="most requests per second of all users together"
     )
     parser.add_argument("--p99-ms", type=_positive(float), required=True, help="the objective")
+    parser.add_argument(
+        "--unit-field", metavar="FIELD", help="instead of the profile's; '' sends no unit and no outcomes"
+    )
+    parser.add_argument(
+        "--candidate-fields",
+        metavar="A,B",
+        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        help="instead of the profile's: the fields that differ between the candidates of a slate",
+    )
     parser.add_argument("--seed", type=int, help="instead of the profile's")
     parser.add_argument("--out", type=_local_path, help="write the report as JSON")
     parser.add_argument("--html", type=_local_path, help="write locust's page")
@@ -70,6 +80,18 @@ def _positive(number: type) -> type:
     return read
 
 
+def changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line says in place of the profile."""
+    given: dict[str, Any] = {}
+    if options.seed is not None:
+        given["seed"] = options.seed
+    if options.unit_field is not None:
+        given["unit_field"] = options.unit_field or None
+    if options.candidate_fields is not None:
+        given["candidate_fields"] = options.candidate_fields
+    return given
+
+
 def write_calls(profile: Profile, server: Server, model: str | None, data: Path | None) -> list[Call]:
     """Return the calls of the run."""
     if isinstance(profile.rows, ZipfIds):
@@ -85,9 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     key = os.environ.get("LOADTEST_KEY")
     server = Server(options.host, key)
     try:
-        profile = load_profile(options.profile)
-        if options.seed is not None:
-            profile = profile.model_copy(update={"seed": options.seed})
+        profile = load_profile(options.profile, changes(options))
         model = options.model or server.only_model()
         calls = write_calls(profile, server, model, options.data)
         before = server.counters(model)

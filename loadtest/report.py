@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.problems import Problem
 from loadtest.server import STAGES
 
 # A generator this busy delays its own clock: latencies are too long then and the rate is no capacity.
@@ -25,6 +26,13 @@ class Measurements:
     outcome_failures: int = 0
     seconds: float = 0.0
     generator_cpu_seconds: float = 0.0
+    # The first problem of each kind of request and status, and how many had that status.
+    problems: dict[tuple[str, int], tuple[Problem, int]] = field(default_factory=dict)
+
+    def note(self, request: str, problem: Problem) -> None:
+        """Keep the problem unless one of its status is kept; count it."""
+        first, count = self.problems.get((request, problem.status), (problem, 0))
+        self.problems[request, problem.status] = first, count + 1
 
 
 def summarize(
@@ -56,6 +64,10 @@ def summarize(
         "failures": seen.failures,
         "outcome_failures": seen.outcome_failures,
         "wrong_answers": seen.wrong_answers,
+        "problems": [
+            {"request": request, "count": count, **problem._asdict()}
+            for (request, _), (problem, count) in sorted(seen.problems.items())
+        ],
         "requests_per_second": requests / seen.seconds,
         "rows_per_second": seen.rows / seen.seconds,
         "latency_ms": percentiles
@@ -91,6 +103,9 @@ def table(report: dict[str, Any]) -> str:
         text += (
             "\nThe generator was saturated: the rate above is its own limit, and latencies are overstated."
         )
+    for problem in report["problems"]:
+        kind = f"{problem['status'] or 'no answer'} {problem['slug'] or ''}".rstrip()
+        text += f"\n{problem['count']:,} x {problem['request']}: {kind}, first: {problem['detail']}"
     objective = report["objective"]
     verdict = "met" if objective["met"] else "MISSED: " + "; ".join(objective["missed"])
     return f"{text}\nobjective            p99 <= {objective['p99_ms']:g} ms: {verdict}"

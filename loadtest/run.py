@@ -11,6 +11,7 @@ from locust.env import Environment
 from locust.html import get_html_report
 from locust.stats import stats_history
 
+from loadtest.problems import WRONG_ANSWER, Failed
 from loadtest.report import Measurements
 
 # What a user may take to get its last answer and to send its outcomes.
@@ -26,12 +27,15 @@ def run(user: type[FastHttpUser], host: str, users: int, seconds: float, html: P
     def saw(
         name: str, response_time: float, exception: BaseException | None, context: dict[str, Any], **_: Any
     ) -> None:
+        problem = exception.problem if isinstance(exception, Failed) else None
+        if problem is not None:
+            seen.note(name, problem)
         if name != "score":
             seen.outcome_failures += exception is not None
             return
         seen.latencies_ms.append(response_time)
         seen.failures += exception is not None
-        seen.wrong_answers += "wrong" in context
+        seen.wrong_answers += problem is not None and problem.slug == WRONG_ANSWER
         seen.rows += 0 if exception is not None else context["rows"]
 
     environment.events.request.add_listener(saw)

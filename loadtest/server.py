@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 from loadtest.errors import LoadTestError
+from loadtest.problems import problem_of
 
 SAMPLE = re.compile(
     r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$", re.MULTILINE
@@ -54,6 +55,9 @@ class Server:
             with urllib.request.urlopen(request, timeout=10) as response:
                 content: bytes = response.read()
                 return content
+        except urllib.error.HTTPError as error:
+            detail = problem_of(error.code, error.read()).detail
+            raise LoadTestError(f"GET {self._host}{path} failed: {error}: {detail}") from error
         except (urllib.error.URLError, OSError) as error:
             raise LoadTestError(f"GET {self._host}{path} failed: {error}") from error
 

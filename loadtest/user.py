@@ -8,7 +8,8 @@ from typing import Any
 
 from locust import FastHttpUser, constant, constant_throughput, task
 
-from loadtest.calls import Call, complaint_about
+from loadtest.calls import JSON_HEADERS, Call, complaint_about, exposure_id
+from loadtest.problems import WRONG_ANSWER, Failed, Problem, problem_of
 
 # Outcomes are sent when this many wait, and when the user stops: one call per request would be traffic of its own.
 OUTCOMES_PER_CALL = 500
@@ -34,34 +35,30 @@ def scoring_user(
             super().__init__(environment)
             self._next = next(places)
             self._outcomes: list[dict[str, Any]] = []
-            self._headers = {"Content-Type": "application/json"}
-            if key is not None:
-                self._headers["Authorization"] = f"Bearer {key}"
+            self._key = {} if key is None else {"Authorization": f"Bearer {key}"}
 
         @task
         def score(self) -> None:
             """Send the next call; an answer that is wrong counts as a failure."""
             call = calls[self._next % len(calls)]
             self._next += 1
-            context = {"rows": call.rows}
             with self.client.post(
                 call.path,
                 data=call.body,
-                headers=self._headers,
+                headers={**call.headers, **self._key},
                 name="score",
                 catch_response=True,
-                context=context,
+                context={"rows": call.rows},
             ) as response:
                 if response.status_code != 200:
-                    response.failure(f"status {response.status_code}")
+                    response.failure(Failed(failure_of(response)))
                     return
                 complaint = complaint_about(call, response.content)
                 if complaint is not None:
-                    context["wrong"] = True
-                    response.failure(f"wrong answer: {complaint}")
+                    response.failure(Failed(Problem(200, WRONG_ANSWER, complaint)))
                     return
                 if call.clicks is not None:
-                    self._remember(call.clicks, response.json()["request_id"])
+                    self._remember(call.clicks, exposure_id(response.json()))
 
         def on_stop(self) -> None:
             """Send the outcomes that still wait."""
@@ -71,7 +68,6 @@ def scoring_user(
             now = datetime.now(UTC).isoformat()
             self._outcomes += [
                 {
-                    "outcome_id": f"{request_id}-{index}",
                     "request_id": request_id,
                     "index": index,
                     "clicked": clicked,
@@ -86,6 +82,22 @@ def scoring_user(
             if self._outcomes:
                 body = json.dumps({"outcomes": self._outcomes})
                 self._outcomes = []
-                self.client.post("/v1/outcomes", data=body, headers=self._headers, name="outcomes")
+                with self.client.post(
+                    "/v1/outcomes",
+                    data=body,
+                    headers={**JSON_HEADERS, **self._key},
+                    name="outcomes",
+                    catch_response=True,
+                ) as response:
+                    if response.status_code != 200:
+                        response.failure(Failed(failure_of(response)))
+                    elif faults := response.json()["errors"]:
+                        first = f"{faults[0]['pointer']}: {faults[0]['detail']}"
+                        response.failure(Failed(Problem(200, "invalid-input", first)))
 
     return ScoringUser
+
+
+def failure_of(response: Any) -> Problem:
+    """Return why a request failed, also where no answer came."""
+    return problem_of(response.status_code, response.content, getattr(response, "error", None))

@@ -26,7 +26,7 @@ KINDS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def prepared(folder: Path, kind: str, lines: int = 400) -> Dataset:
+def prepared(folder: Path, kind: str, lines: int = 800) -> Dataset:
     """Return the data set of a log that has every kind of value, missing ones too where the schema takes them."""
     folder.mkdir()
     rows = ["label,user,price,age,tags,device-ip,filler"]
@@ -39,8 +39,8 @@ def prepared(folder: Path, kind: str, lines: int = 400) -> Dataset:
             f"t{row % 3}|t{row % 5}",
         ]
         cells.append(f"10.0.{row % 4}.{row}")
-        if row % 9 == 8 and kind not in ("all-required", "never-listed"):
-            cells[1 + row // 9 % 5] = ""
+        if row % 2 == 1 and kind not in ("all-required", "never-listed"):
+            cells[1 + row // 2 % 5] = ""
         rows.append(",".join([*cells, "x"]))
     (folder / "log.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     FeatureSchema.parse({"fields": KINDS[kind]}).save(folder / "schema.yaml")

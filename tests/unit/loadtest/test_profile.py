@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,8 +17,20 @@ def test_every_shipped_profile_is_valid(name: str) -> None:
     assert load_profile(name).name == name
 
 
-def test_the_four_encodings_are_covered() -> None:
-    assert {load_profile(name).encoding for name in SHIPPED} == {"rows", "columns", "slate", "v2-json"}
+def test_every_encoding_is_covered() -> None:
+    encodings = get_args(Profile.model_fields["encoding"].annotation)
+    assert {load_profile(name).encoding for name in SHIPPED} == set(encodings)
+
+
+def test_what_the_command_line_says_takes_the_place_of_the_profile() -> None:
+    changed = load_profile("slate", {"unit_field": "site", "candidate_fields": ["ad", "slot"], "seed": 3})
+    assert (changed.unit_field, changed.candidate_fields, changed.seed) == ("site", ("ad", "slot"), 3)
+    with pytest.raises(LoadTestError, match="--candidate-fields"):
+        load_profile("columns", {"candidate_fields": ["ad"]})
+    with pytest.raises(LoadTestError, match="--candidate-fields"):
+        load_profile("slate", {"candidate_fields": []})
+    with pytest.raises(LoadTestError, match="--unit-field"):
+        load_profile("smoke", {"unit_field": "user"})
 
 
 def test_a_profile_may_be_any_file(tmp_path: Path) -> None:
@@ -46,7 +59,11 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ),
         ("encoding: rows\nrows_per_request: {0: 1}\nrows: {kind: replay}", "rows_per_request"),
         ("encoding: rows\nrows_per_request: {}\nrows: {kind: replay}", "rows_per_request"),
-        ("encoding: arrow\nrows_per_request: {1: 1}\nrows: {kind: replay}", "encoding"),
+        (
+            "encoding: v2-binary\nrows_per_request: {1: 1}\nrows: {kind: zipf_values, exponent: 1, fields: {a: 5}}",
+            "encoded ids",
+        ),
+        ("encoding: xml\nrows_per_request: {1: 1}\nrows: {kind: replay}", "encoding"),
         ("encoding: rows\nrows_per_request: {1: 1}\nrows: {kind: replay}\nuser: 3", "user"),
         ("- a list", "not a profile"),
         ("encoding: [", "not a profile"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from loadtest.problems import Problem, problem_of
 from loadtest.report import Measurements, summarize, table
 from loadtest.server import server_side, sum_by_name
 
@@ -79,3 +80,54 @@ def test_a_saturated_generator_is_said_so() -> None:
     report = summarize(measurements(generator_cpu_seconds=9.0), served(), {}, p99_ms=100.0)
     assert report["generator"]["saturated"] is True
     assert "saturated" in table(report)
+
+
+def test_the_first_problem_of_each_status_is_shown() -> None:
+    seen = measurements(failures=3)
+    for problem in (
+        Problem(422, "invalid-input", "#/instances/0/price: a numeric field takes a number"),
+        Problem(422, "invalid-input", "another one"),
+        Problem(0, None, "connection refused"),
+    ):
+        seen.note("score", problem)
+    seen.note("outcomes", Problem(404, "unknown-experiment", "no experiment runs"))
+    report = summarize(seen, served(), {}, p99_ms=100.0)
+    assert report["problems"] == [
+        {
+            "request": "outcomes",
+            "count": 1,
+            "status": 404,
+            "slug": "unknown-experiment",
+            "detail": "no experiment runs",
+        },
+        {"request": "score", "count": 1, "status": 0, "slug": None, "detail": "connection refused"},
+        {
+            "request": "score",
+            "count": 2,
+            "status": 422,
+            "slug": "invalid-input",
+            "detail": "#/instances/0/price: a numeric field takes a number",
+        },
+    ]
+    text = table(report)
+    assert "2 x score: 422 invalid-input, first: #/instances/0/price: a numeric field takes a number" in text
+    assert "1 x score: no answer, first: connection refused" in text
+    assert "1 x outcomes: 404 unknown-experiment, first: no experiment runs" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'{"type":"/ctr/problems/too-large","detail":"above the limit"}', ("too-large", "above the limit")),
+        (b"<h1>502 Bad Gateway</h1>", (None, "<h1>502 Bad Gateway</h1>")),
+        (b'{"detail": "of somebody else"}', (None, '{"detail": "of somebody else"}')),
+        (b'["x"]', (None, '["x"]')),
+        (b"\xff" * 1000, (None, "\ufffd" * 300)),
+        (b"", (None, "timed out")),
+        (None, (None, "timed out")),
+    ],
+)
+def test_an_answer_that_is_no_problem_document_is_shown_too(
+    content: bytes | None, problem: tuple[str, str]
+) -> None:
+    assert problem_of(502, content, TimeoutError("timed out")) == (502, *problem)
