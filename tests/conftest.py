@@ -22,3 +22,8 @@ def run(dataset, tmp_path_factory):
     from tiny_runs import tiny_run
 
     return tiny_run(dataset, tmp_path_factory.mktemp("run") / "deepfm")
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes by their argument: gzip writes the time, and two processes must name their tests alike."""
+    return argname if isinstance(val, bytes) else None
