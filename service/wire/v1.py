@@ -51,6 +51,8 @@ def read_predict(body: bytes, max_rows: int, deadline_s: float = math.inf) -> Pr
     if table is None:
         return _read_whole(body, max_rows, deadline_s)
     start, end = table.member
+    if len(body) - (end - start) > LARGE_BODY_BYTES:  # a large context, or a member that should be small
+        return _read_whole(body, max_rows, deadline_s)
     envelope = _read_json(body[:start] + b"0" + body[end:], max_rows, deadline_s)
     context = envelope.get("context", {})
     if not isinstance(context, dict) or (context and not context.keys().isdisjoint(table.fields())):

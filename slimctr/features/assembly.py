@@ -21,6 +21,7 @@ from slimctr.features.columns import (
 from slimctr.features.numeric import bucket_numbers
 from slimctr.features.schema import Bucketing, FeatureSchema, Field
 from slimctr.features.vocabulary import Vocabulary
+from slimctr.native.json_pieces import release
 from slimctr.native.keys import RUN, encode_integers, encode_text
 
 Run = tuple[int, int, int, int, int, int]
@@ -110,6 +111,8 @@ class Assembly:
         else:
             self._cells.add(field, column, bag_offsets)
             self._cell_runs.append(run)
+            if field.multivalued and isinstance(column, list):
+                release(column)  # our own, made from the bags
 
     def look_up(self, vocabulary: Vocabulary) -> EncodedBatch:
         """Return the batch. Raises BadValue."""

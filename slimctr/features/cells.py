@@ -19,7 +19,7 @@ from slimctr.features.columns import (
     row_of,
 )
 from slimctr.features.schema import Field
-from slimctr.native.json_pieces import discard
+from slimctr.native.json_pieces import extend, release
 
 Spans = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]
 """Bytes, the first byte of each key, the byte behind each key."""
@@ -45,7 +45,7 @@ class Cells:
         """Append the cells of a field. Raises MissingField when it is required and one of them is missing."""
         self._starts.append(len(self._values))
         self._sources.append((field, bag_offsets))
-        self._values.extend(values)
+        extend(self._values, values)
         if field.required:
             absent = (None,) if field.kind == "numeric" else (None, "")
             for position, value in enumerate(values):
@@ -59,8 +59,10 @@ class Cells:
         """
         if len(self._values) <= STEP_CELLS:
             return self._texts(0)
-        steps = [self._texts(start) for start in range(0, len(self._values), STEP_CELLS)]
-        discard(self._values)
+        try:
+            steps = [self._texts(start) for start in range(0, len(self._values), STEP_CELLS)]
+        finally:
+            release(self._values)
         shifts = np.cumsum([0, *(len(data) for data, _, _ in steps[:-1])])
         return (
             np.concatenate([data for data, _, _ in steps]),
@@ -72,8 +74,10 @@ class Cells:
         """Return numeric cells as float64 (n,), None as NaN. Raises BadValue for all but finite numbers."""
         if len(self._values) <= STEP_CELLS:
             return self._numbers(0)
-        steps = [self._numbers(start) for start in range(0, len(self._values), STEP_CELLS)]
-        discard(self._values)
+        try:
+            steps = [self._numbers(start) for start in range(0, len(self._values), STEP_CELLS)]
+        finally:
+            release(self._values)
         return np.concatenate(steps)
 
     def _texts(self, start: int) -> Spans:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from slimctr.errors import BadValue, MissingField
 from slimctr.features.numeric import bucket_numbers
 from slimctr.features.schema import Field
+from slimctr.native.json_pieces import extend
 
 MAX_INTEGER = 2**53 - 1
 """Largest integer that JSON readers agree on; larger ones are sent as strings."""
@@ -105,7 +106,7 @@ def split_bags(field: Field, column: Column) -> tuple[Column, NDArray[np.int64]]
         if bag is None or (isinstance(bag, list | tuple) and not bag):
             cells.append(None)
         elif isinstance(bag, list | tuple):
-            cells.extend(bag)
+            extend(cells, bag)
         else:
             raise BadValue(field.name, f"a multi-valued field takes a list, not {json_name(bag)}", row, bag)
         offsets.append(len(cells))

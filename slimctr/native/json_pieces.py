@@ -1,7 +1,7 @@
 """Reads large JSON texts a piece at a time: other threads get their turn between two pieces."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,7 @@ _CLOSES = {ord("["): ord("]"), ord("{"): ord("}")}
 _BLANKS = b" \n\r\t"
 _CONTAINERS = (list, dict)
 _HANDFUL = 256
+_CELLS = 2**14
 
 
 class NotJson(ValueError):
@@ -66,6 +67,21 @@ def discard(value: Any) -> None:
                 if type(member) in _CONTAINERS and member:
                     discard(member)
             del value[-_HANDFUL:]
+
+
+def extend(values: list[Any], more: Sequence[Any]) -> None:
+    """Append `more` a piece at a time: a list of millions takes a tenth of a second otherwise, with the lock held."""
+    if len(more) <= _CELLS:
+        values.extend(more)
+        return
+    for start in range(0, len(more), _CELLS):
+        values.extend(more[start : start + _CELLS])
+
+
+def release(values: list[Any]) -> None:
+    """Empty a list a piece at a time; unlike `discard` it leaves its members as they are."""
+    while values:
+        del values[-_CELLS:]
 
 
 def _value(text: bytes, start: int, end: int, path: Path, parse: Parse, watch: Watch | None) -> Any:

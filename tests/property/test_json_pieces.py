@@ -4,14 +4,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import BadJson, InvalidInput, ServiceError
 from service.wire import json_body
 from service.wire.json_body import load_json
 from slimctr.native import json_pieces
-from slimctr.native.json_pieces import discard
+from slimctr.native.json_pieces import discard, extend, release
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=12),
@@ -121,3 +121,14 @@ def test_a_discarded_value_is_empty(value: Any) -> None:
     discard(value)
     if isinstance(value, list | dict):
         assert not value
+
+
+@given(size=st.integers(0, 70_000))
+@settings(max_examples=20, deadline=None)
+def test_a_long_list_is_appended_and_emptied_in_pieces_and_its_members_stay(size: int) -> None:
+    member = ["kept"]
+    more, values = [member] * size, [member]
+    extend(values, more)
+    assert values == [member] * (size + 1)
+    release(values)
+    assert (values, member, len(more)) == ([], ["kept"], size)

@@ -231,3 +231,20 @@ def test_the_search_for_nan_goes_no_deeper_than_a_value_can_lie() -> None:
         v1.read_predict(b'{"instances": [{"tags": [' + deep + b"]}]}", 10)
     with pytest.raises(InvalidInput, match="#/instances/0/tags/1"):
         v1.read_predict(b'{"instances": [{"tags": [' + deep.replace(b"NaN", b"0") + b", NaN]}]}", 10)
+
+
+@pytest.mark.parametrize("member", ["context", "unit_id", "unknown"])
+def test_what_stands_beside_a_table_and_is_large_is_taken_down_in_pieces(
+    member: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discarded = []
+    monkeypatch.setattr(v1, "discard", lambda value: discarded.append(value))
+    large = {"tags": ["x"] * 30_000}
+    rows = "candidates" if member == "context" else "instances"
+    body = orjson.dumps({member: large, rows: [{"ad": "a1"}]})
+    if member == "context":
+        assert isinstance(v1.read_predict(body, 10).form, forms.Reread)
+    else:
+        with pytest.raises(InvalidInput):
+            v1.read_predict(body, 10)
+        assert [document[member] for document in discarded] == [large]
