@@ -63,7 +63,10 @@ class Exchange(RequestResponseCycle):
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next part of the body; raise ServiceError when it failed."""
         if self.waiting_for_100_continue and not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if (
+                self.more_body and not self.body
+            ):  # some proxies pass the wish on and take the 100 for the answer
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
         if not self.disconnected and not self.response_complete and self.failure is None:
             if self.more_body:

@@ -222,6 +222,15 @@ def test_a_body_that_was_not_asked_for_is_never_read_as_a_request(path: str) -> 
     assert seen == [path]
 
 
+def test_a_body_that_comes_without_being_asked_for_is_not_asked_for(running: Running) -> None:
+    sent = post(b"abc", b"Expect: 100-continue\r\nConnection: close\r\n")
+    with socket.create_connection(running[0], WAIT_SECONDS) as client:
+        client.sendall(sent)
+        received = read_all(client)
+    assert received.startswith(b"HTTP/1.1 200")
+    assert answers(received)[0].body == repr(("POST", "/x", b"abc")).encode()
+
+
 def test_a_client_of_http_1_0_is_not_asked_for_its_body(running: Running) -> None:
     sent = post(b"abc", b"Expect: 100-continue\r\n").replace(b"HTTP/1.1", b"HTTP/1.0")
     with socket.create_connection(running[0], WAIT_SECONDS) as client:
