@@ -29,6 +29,7 @@ class ModelStore:
     """
 
     def __init__(self, root: Path | str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._root = root
         self._storage = LocalStorage(root)
         self._now = now
 
@@ -96,7 +97,7 @@ class ModelStore:
         MODEL.check(model)
         versions = self.versions(model)
         if not versions:
-            raise NotFound(f"there is no model '{model}'; models: {', '.join(self.models()) or 'none'}")
+            raise self._no_model(model)
         labels = self.labels(model).labels
         if not separator:
             version = int(labels.get(DEFAULT_LABEL, versions[-1]))
@@ -132,7 +133,7 @@ class ModelStore:
         """Remove `label` and return the labels after it; raise NotFound or Conflict as `set_label` does."""
         LABEL.check(label)
         if not self.versions(model):
-            raise NotFound(f"there is no model '{model}'")
+            raise self._no_model(model)
         with self._storage.locked(model):
             return self._change_labels(model, lambda labels: labels.without(label), expected_revision)
 
@@ -208,6 +209,11 @@ class ModelStore:
     def _next_version(self, model: str) -> int:
         names = (name.removeprefix(_TOMBSTONE) for name in self._storage.folders(model))
         return 1 + max((int(name) for name in names if VERSION.fits(name)), default=0)
+
+    def _no_model(self, model: str) -> NotFound:
+        if not self.exists():
+            return NotFound(f"there is no model '{model}': there is no store at '{self._root}'")
+        return NotFound(f"there is no model '{model}'; models: {', '.join(self.models()) or 'none'}")
 
     def _choices(self, model: str) -> str:
         versions = ", ".join(map(str, self.versions(model))) or "none"

@@ -69,6 +69,11 @@ def test_an_empty_or_absent_store_holds_nothing(store, tmp_path):
     assert store.versions("ctr") == []
 
 
+def test_a_store_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(NotFound, match=r"there is no model 'ctr': there is no store at '.*nowhere'"):
+        ModelStore(tmp_path / "nowhere").resolve("ctr@1")
+
+
 def test_a_failed_publish_leaves_nothing(store, files, tmp_path):
     (files / "golden.safetensors").unlink()
     with pytest.raises(ManifestError, match=r"golden\.safetensors is not listed"):
