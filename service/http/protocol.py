@@ -12,10 +12,9 @@ from contextlib import suppress
 from typing import Any, cast
 
 import httptools
-from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import (
     BadRequest,
@@ -27,6 +26,7 @@ from service.errors import (
     VersionNotSupported,
 )
 from service.http.connections import HALF_CLOSE_S, SWEEP_S, Connection, Connections
+from service.http.exchange import Exchange, ExpectingExchange
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
@@ -47,52 +47,6 @@ logger = logging.getLogger("slimctr.server")
 
 class _Full(Exception):
     """More requests came than may wait for their answers."""
-
-
-class Exchange(RequestResponseCycle):
-    """One request and its answer; a body that fails on its way raises where it is read."""
-
-    failure: ServiceError | None = None
-
-    def fail(self, error: ServiceError) -> None:
-        """Let whoever reads the body meet `error`; the connection ends with the answer."""
-        self.failure = error
-        self.keep_alive = False
-        self.message_event.set()
-
-    async def receive(self) -> ASGIReceiveEvent:
-        """Return the next part of the body; raise ServiceError when it failed."""
-        if self.waiting_for_100_continue and not self.transport.is_closing():
-            if (
-                self.more_body and not self.body
-            ):  # some proxies pass the wish on and take the 100 for the answer
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.waiting_for_100_continue = False
-        if not self.disconnected and not self.response_complete and self.failure is None:
-            if self.more_body:
-                self.flow.resume_reading()
-            await self.message_event.wait()
-            self.message_event.clear()
-        if self.disconnected or self.response_complete:
-            return {"type": "http.disconnect"}
-        if self.failure is not None:
-            raise self.failure
-        body, self.body = self.body, bytearray()
-        return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
-
-
-class ExpectingExchange(Exchange):
-    """One request whose client waits to be asked for the body.
-
-    Answered without having been asked, the client may leave the body out or send it all the same: nobody can tell
-    what comes next, so the connection ends.
-    """
-
-    async def send(self, message: ASGISendEvent) -> None:
-        """Send a part of the answer."""
-        if self.waiting_for_100_continue and message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
-        await super().send(message)
 
 
 class ServiceProtocol(HttpToolsProtocol):
