@@ -144,7 +144,7 @@ def _work(
 
 
 def _open_study(folder: Path, seed: int) -> optuna.Study:
-    optuna.logging.set_verbosity(logging.WARNING)  # trials are told of by `tell`
+    optuna.logging.set_verbosity(logging.ERROR)  # trials are told of by `tell`, failures by who called
     return optuna.create_study(
         study_name=STUDY,
         storage=JournalStorage(

@@ -128,3 +128,12 @@ def test_who_waits_for_the_journal_sleeps(tmp_path):
 def test_whole_lines_end_at_the_last_line_end(tmp_path, content, whole, block):
     (tmp_path / "file").write_bytes(content)
     assert whole_lines(tmp_path / "file", block) == whole
+
+
+def test_a_trial_that_fails_is_told_by_its_error_alone(tmp_path, capfd):
+    def objective(trial):
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        _open_study(tmp_path, 1).optimize(objective, n_trials=1)
+    assert capfd.readouterr().err == ""
