@@ -68,8 +68,9 @@ def _example(field: Field, column: Iterable[Any]) -> Any:
     """Return a value that rows of the log had, where there is one."""
     given = [value for value in column if value not in (None, "", [])]
     if field.kind == "numeric":
-        numbers = dict.fromkeys(value for value in given if isinstance(value, int | float))
-        return next(reversed(numbers), None)  # edges of buckets come first
+        # Edges of buckets come first, as floats; a logged 1 is not the edge 1.0.
+        numbers = {repr(value): value for value in given if isinstance(value, int | float)}
+        return next(reversed(numbers.values()), None)
     seen = [value for value in given if value != UNLISTED and UNLISTED not in _values(value)] or given
     bags = [value for value in seen if isinstance(value, list) and len(value) > 1]
     return min(bags, key=len) if bags else next(iter(seen), None)

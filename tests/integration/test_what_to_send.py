@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from artifacts import build_artifact
 from live_service import LiveService, live_service
-from schema_kinds import KINDS, publish_kinds
+from schema_kinds import KINDS, PRICE, publish_kinds
 
 from model_store.store import ModelStore
+from service.models.inputs import read_fields
+from slimctr.clicklogs import PrepareSettings, prepare
+from slimctr.features import FeatureSchema
 
 SCORES = "0123456789abcdef"
 
@@ -41,6 +44,18 @@ def test_the_example_body_is_scored_as_it_is(service: LiveService, kind: str) ->
     assert len(response.json()["scores"]) == 1
     if kind != "never-listed":  # nothing but unlisted values there
         assert response.json()["oov"]["total"] == 0
+
+
+def test_the_example_of_a_number_is_one_that_was_logged(tmp_path: Path) -> None:
+    """Also where all logged numbers are edges of buckets, which are golden values, too."""
+    columns = ["label,price", *(f"{row % 2},{1 + row % 3}" for row in range(90))]
+    (tmp_path / "log.csv").write_text("\n".join(columns))
+    FeatureSchema.parse({"fields": [PRICE]}).save(tmp_path / "schema.yaml")
+    prepare(PrepareSettings("csv", tmp_path / "log.csv", schema=tmp_path / "schema.yaml"), tmp_path / "data")
+    store = ModelStore(tmp_path / "models")
+    build_artifact(tmp_path / "models", dataset=tmp_path / "data", keeps_values=True)
+    [field] = read_fields(store, "ctr", 1)
+    assert field.example in (1, 2, 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
