@@ -15,8 +15,6 @@ from model_store.artifact import GOLDEN_FILE, NETWORK_FILE, TABLES_FILE, VOCABUL
 from model_store.manifest import Bytes, Draft, Network, Segment, Table
 from model_store.store import ModelStore
 from model_store.tensors import write_tensors
-from slimctr.clicklogs import Dataset
-from slimctr.export.golden_values import golden_values
 from slimctr.features import Bag, EncodedBatch, Encoder, FeatureSchema, Vocabulary
 from slimctr.scoring.digest import encoder_digest
 from slimctr.scoring.golden import Golden, GoldenValues, golden_tensors, save_golden
@@ -135,6 +133,10 @@ def write_artifact(
     (directory / NETWORK_FILE).write_bytes(network.onnx_bytes())
     rows = [*raw_rows(99), {"ad": "never seen"}] if schema is SCHEMA else []
     if dataset is not None and keeps_values:
+        # Here, because it imports torch, which tests of the service do without.
+        from slimctr.clicklogs import Dataset
+        from slimctr.export.golden_values import golden_values
+
         kept = golden_values(Dataset(dataset).raw_test(1_000)[0], Encoder(schema, vocabulary))
         rows = GoldenValues(base_vocabulary, kept).rows
     batch = golden_batch(Encoder(schema, vocabulary), rows, rng)
