@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 KERNEL_SOURCES := setup.py $(wildcard slimctr/native/*.c slimctr/native/*.h)
 
-.PHONY: help demo test quick test-isa install check unit reproduce bench-engine bench-serving bench-memory bench-hostile clean
+.PHONY: help demo test quick test-isa install check unit reproduce bench-engine bench-serving bench-memory bench-hostile bench-training clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -64,6 +64,10 @@ bench-memory: .venv/.test  ## memory, start and unload of the service with 1 and
 
 bench-hostile: .venv/.test  ## how long /livez takes while clients misbehave; a minute, needs the store of the demo
 	$(BIN)/python -m benchmarks.hostile_clients $(ARGS)
+
+bench-training: .venv/.test  ## default training beside a logistic regression, write docs/results/training.md; half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.training quality $(ARGS)
+	$(BIN)/python -m benchmarks.training report
 
 .venv/.base: constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "slimctr needs Python 3.11 or newer: make PYTHON=..."'

@@ -14,9 +14,12 @@ def train(
         typer.Option(help="Network: dnn, deepfm, dcn, dcnv2, ipnn, autoint, nfm, fibinet, gdcn or xdeepfm."),
     ] = None,
     config: Annotated[
-        str | None,
-        typer.Option(help="YAML file of settings, or the name of a preset (see docs/training.md)."),
-    ] = None,
+        str,
+        typer.Option(
+            help="YAML file of settings, or the name of a preset (see docs/training.md); "
+            "auto: settings for the size of the log."
+        ),
+    ] = "auto",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="One setting as key=value; stands above --config. Repeatable."),
@@ -28,18 +31,20 @@ def train(
 ) -> None:
     """Train a click model and evaluate it on validation and test rows.
 
-    Example: slimctr train --data data/frappe --network deepfm --config frappe --out runs/deepfm --set seed=2
+    Example: slimctr train --data data/mine --network dcnv2 --out runs/dcnv2 --set seed=2
     """
     import torch
     from rich.console import Console
 
+    from slimctr.clicklogs import Dataset
     from slimctr.training import RichProgress, TrainConfig, parse_assignments, read_settings
     from slimctr.training import train as train_run
+    from slimctr.training.auto import AUTO, auto_settings
 
     if threads is not None:
         torch.set_num_threads(threads)
     resolved = TrainConfig.resolve(
-        read_settings(config) if config else {},
+        auto_settings(Dataset(data)) if config == AUTO else read_settings(config),
         {"network": network} if network else {},
         parse_assignments(settings or []),
     )
