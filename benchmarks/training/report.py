@@ -21,6 +21,16 @@ these logs and their like. Test splits with few clicks tell little: with 20 of t
 """
 
 
+FINDINGS = """
+`auto` turns NE above 1 and calibration of 1.4 to 2.4 (Criteo and Avazu, `before`) into NE of 0.90 to 0.91 and
+calibration of 0.89 to 0.92. Against the logistic regression its NE is lower on MovieLens, Avazu and the 30,000
+rows of 1 %, within 0.005 on the 300,000 rows of 1 %, and higher on the others: by 0.005 to 0.014 where 25 % of
+synthetic rows are clicks, by 0.03 on Criteo's 86 test clicks, by 0.036 on 58 synthetic test clicks. There the
+logistic regression is still the better model. Not measured: `before` on MovieLens and synthetic logs, logs above
+240,000 training rows, and further seeds where a mean has no deviation.
+"""
+
+
 def page(records: list[dict]) -> str:
     """Return the page of all records, logs in the order of their first record."""
     groups: dict[tuple, list[dict]] = {}
@@ -32,7 +42,7 @@ def page(records: list[dict]) -> str:
     newest = max(records, key=lambda record: record["date"])
     seeds = sorted({record["seed"] for record in records})
     text = HEAD.format(**newest | {"seeds": ", ".join(map(str, seeds))})
-    return text + "".join(_line(key, groups[key]) for key in ordered)
+    return text + "".join(_line(key, groups[key]) for key in ordered) + FINDINGS
 
 
 def _line(key: tuple, records: list[dict]) -> str:

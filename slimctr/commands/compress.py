@@ -38,6 +38,7 @@ def compress(
     import torch
     from rich.console import Console
 
+    from slimctr import quality
     from slimctr.compression import REPORT_FILE, report_table
     from slimctr.compression import compress as compress_run
     from slimctr.training import RichProgress, load_run, parse_assignments
@@ -58,4 +59,6 @@ def compress(
     report = smaller.path / REPORT_FILE
     if report.is_file():
         console.print(report_table(json.loads(report.read_text())))
+    for sentence in quality.warnings(smaller.metrics):
+        console.print(f"warning: {sentence}", style="yellow", markup=False)
     console.print(f"run: {out}", markup=False)

@@ -55,6 +55,7 @@ def frontier(
 
     from model_store.names import LABEL, MODEL
     from model_store.store import ModelStore
+    from slimctr import quality
     from slimctr.errors import ConfigError
     from slimctr.export import publish_run
     from slimctr.frontier.budget import Budget
@@ -101,6 +102,8 @@ def frontier(
             style="green" if is_chosen else None,
         )
     console.print(table)
+    for sentence in quality.warnings({split: whole[split] for split in ("valid", "test")}):
+        console.print(f"warning: {sentence}", style="yellow", markup=False)
     console.print(f"report: {out / PAGE_FILE}, figures: {out / JSON_FILE}", markup=False)
     if found["recommended"] is None:
         console.print(f"no variant is within {limits}: loosen the budget, or try more --trials", markup=False)

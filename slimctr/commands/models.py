@@ -77,6 +77,7 @@ def show(
     from rich.table import Table
 
     from model_store.store import ModelStore
+    from slimctr import quality
 
     models = ModelStore(store)
     name, version = models.resolve(reference)
@@ -98,6 +99,8 @@ def show(
         "sealed": "yes" if models.is_sealed(name, version) else "no (slimctr models verify --seal)",
     }
     typer.echo("\n".join(f"{key:11s} {value}" for key, value in facts.items()))
+    for sentence in quality.warnings(quality.figures_by_split(manifest.evaluation)):
+        typer.echo(f"warning     {sentence}")
     table = Table("field", "role", "codec", "bits (rows)")
     for column in ("rows", "dim"):
         table.add_column(column, justify="right")

@@ -16,8 +16,13 @@ def publish(
     data: Annotated[
         Path | None, typer.Option(help="Encoded data set of the run; default: where its lineage says.")
     ] = None,
+    allow_uncalibrated: Annotated[
+        bool, typer.Option("--allow-uncalibrated", help="Publish a model whose probabilities are wrong.")
+    ] = False,
 ) -> None:
     """Publish a run as the next version of a model, once the serving engine scores exactly like it.
+
+    A model whose NE is 1 or more, or whose calibration is outside 0.8 to 1.25, is refused.
 
     Example: slimctr publish --run runs/small --store ./models --name deepfm --label canary
     """
@@ -25,14 +30,22 @@ def publish(
     from rich.table import Column, Table
 
     from model_store.store import ModelStore
+    from slimctr import quality
+    from slimctr.errors import ExportError
     from slimctr.export import publish_run
     from slimctr.training import load_run
 
     console = Console(highlight=False)
     with console.status("loading the run") as status:
-        version = publish_run(
-            load_run(run), ModelStore(store), name, label, data=data, announce=status.update
-        )
+        loaded = load_run(run)
+        if (reasons := quality.unsound(loaded.metrics)) and not allow_uncalibrated:
+            raise ExportError(
+                f"'{run}' is not published, its probabilities are wrong. {'; '.join(reasons)}. Train it otherwise, add "
+                "the method recalibrate, or publish it all the same with --allow-uncalibrated"
+            )
+        version = publish_run(loaded, ModelStore(store), name, label, data=data, announce=status.update)
+    for sentence in quality.warnings(loaded.metrics):
+        console.print(f"warning: {sentence}", style="yellow", markup=False)
     sizes, artifact = version.manifest.bytes, version.manifest.artifact_bytes
     console.print(f"{name}@{version.version}" + (f" = {name}@{label}" if label else ""), markup=False)
     table = Table(

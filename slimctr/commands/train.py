@@ -1,5 +1,6 @@
 """`slimctr train`: an encoded data set in, a run directory out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,7 @@ def train(
     import torch
     from rich.console import Console
 
+    from slimctr import quality
     from slimctr.clicklogs import Dataset
     from slimctr.training import RichProgress, TrainConfig, parse_assignments, read_settings
     from slimctr.training import train as train_run
@@ -50,10 +52,31 @@ def train(
     )
     console = Console()
     with RichProgress(console) as progress:
-        run = train_run(resolved, data, out, resume=resume, progress=progress)
+        run = train_run(resolved, data, out, resume=resume, baseline=True, progress=progress)
     for split, metrics in run.metrics.items():
         figures = "  ".join(
-            f"{name} {value:.5f}" for name, value in metrics.items() if isinstance(value, float)
+            f"{name} {value:.5f}"
+            for name, value in metrics.items()
+            if isinstance(value, float) and not name.startswith("lr_") and name != "auc_error"
         )
         console.print(f"{split:5s}  {figures}", highlight=False, soft_wrap=True)
+        if "lr_auc" in metrics:
+            console.print(f"       {_beside(metrics)}", highlight=False, soft_wrap=True)
+    for sentence in quality.warnings(run.metrics):
+        console.print(f"warning: {sentence}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"run: {out}", highlight=False, soft_wrap=True)
+
+
+def _beside(metrics: Mapping[str, float]) -> str:
+    """Say how a split was scored by the click rate and by a logistic regression, AUCs with their standard errors."""
+    from slimctr import quality
+
+    base = f"{metrics['clicks']:,} clicks in {metrics['rows']:,} rows; their rate has NE 1"
+    regression = (
+        f"logistic regression  auc {metrics['lr_auc']:.5f}  ne {metrics['lr_ne']:.5f}  "
+        f"calibration {metrics['lr_calibration']:.5f}"
+    )
+    if "auc_error" not in metrics:
+        return f"{base}; {regression}"
+    gain = quality.told(metrics["lr_auc_gain"], metrics["lr_auc_gain_error"])
+    return f"{base}; auc {quality.told(metrics['auc'], metrics['auc_error'])}; {regression}; auc above it by {gain}"

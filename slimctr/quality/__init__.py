@@ -1,5 +1,6 @@
-"""AUC, logloss, NE, calibration and their streaming forms."""
+"""AUC, logloss, NE, calibration, their errors and streaming forms, and what they say against a model."""
 
+from slimctr.quality.delong import auc_difference, auc_error
 from slimctr.quality.exact import (
     auc,
     calibration,
@@ -12,13 +13,17 @@ from slimctr.quality.exact import (
     row_losses,
     summary,
 )
+from slimctr.quality.guard import figures_by_split, told, unsound, warnings
 from slimctr.quality.streaming import QualitySums
 
 __all__ = [
     "QualitySums",
     "auc",
+    "auc_difference",
+    "auc_error",
     "calibration",
     "ece",
+    "figures_by_split",
     "gauc",
     "has_gauc",
     "logloss",
@@ -26,4 +31,7 @@ __all__ = [
     "probabilities",
     "row_losses",
     "summary",
+    "told",
+    "unsound",
+    "warnings",
 ]

@@ -13,6 +13,7 @@ from slimctr.errors import ConfigError
 from slimctr.features import FeatureSchema
 from slimctr.folders import sole_writer
 from slimctr.networks import CtrModel, FloatTable, MaskedTable, ModelSpec, build_model, float_spec
+from slimctr.training.baseline import fit_regression
 from slimctr.training.batches import TensorSplit
 from slimctr.training.config import TrainConfig
 from slimctr.training.evaluation import Scores, measure, score
@@ -41,10 +42,12 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    baseline: bool = False,
     progress: TrainingProgress | None = None,
 ) -> Run:
     """Train a network on an encoded data set, evaluate it on validation and test rows, write the run.
 
+    With `baseline`, the metrics also tell a logistic regression on the same rows, see `against_regression`.
     With `resume`, an interrupted run goes on from its last epoch and a finished one is returned as it is.
     A metric that is not defined on a split is left out and said to `progress`. Raises ConfigError when `out` holds
     a run and `resume` is not set, when its configuration or data differ, when a split has one class only, when
@@ -80,6 +83,11 @@ def train(
         )
         counts = [dataset.counts(name) for name in dataset.schema.names]
         untrained = set_untrained_oov_rows(model, counts)
+        regression = None
+        if baseline:
+            regression = fit_regression(
+                splits["train"], splits["valid"], dataset.schema, dataset.rows_per_field, config.seed
+            )
         metrics = {}
         for name in ("valid", "test"):
             split = splits[name]
@@ -89,11 +97,36 @@ def train(
             except ValueError as undefined:
                 progress.note(f"metrics of the {name} rows are left out: {undefined}")
                 metrics[name] = {}
+                continue
+            if regression is not None:
+                metrics[name] |= against_regression(scores, regression.logits(split))
         set_to_mean = tuple(dataset.schema.names[index] for index in untrained)
         lineage = read_lineage(out).model_copy(update={"oov_fields_set_to_mean": set_to_mean})
         run = save_run(Run(out, model.spec, model, config, lineage, metrics), history)
         sweep(out)
         return run
+
+
+def against_regression(scores: Scores, regression: np.ndarray) -> dict[str, float]:
+    """Return how scores of a split compare with logits (n,) of a logistic regression on the same rows.
+
+    `lr_auc`, `lr_ne` and `lr_calibration` are figures of the regression. Where the split has two clicks and two other
+    rows: `auc_error` and `lr_auc_error` are standard errors, `lr_auc_gain` is by how much the AUC of the scores is
+    higher, `lr_auc_gain_error` the standard error of that over the same rows.
+    """
+    labels = scores.labels
+    figures = {f"lr_{name}": value for name, value in quality.summary(labels, regression).items()}
+    told = {name: figures[name] for name in ("lr_auc", "lr_ne", "lr_calibration")}
+    if min(labels.sum(), len(labels) - labels.sum()) < 2:
+        return told
+    gain, error = quality.auc_difference(labels, scores.logits, regression)
+    return {
+        **told,
+        "auc_error": quality.auc_error(labels, scores.logits),
+        "lr_auc_error": quality.auc_error(labels, regression),
+        "lr_auc_gain": gain,
+        "lr_auc_gain_error": error,
+    }
 
 
 def initial_spec(config: TrainConfig, dataset: Dataset) -> ModelSpec:

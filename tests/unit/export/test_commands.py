@@ -1,5 +1,7 @@
 """`slimctr compress` and `slimctr publish` as a person runs them."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ from model_store.errors import InvalidName
 from model_store.store import ModelStore
 from slimctr.commands.compress import compress
 from slimctr.commands.publish import publish
-from slimctr.errors import CompressionError
+from slimctr.errors import CompressionError, ExportError
 from slimctr.export import publish_run
 
 
@@ -37,6 +39,23 @@ def test_a_run_is_compressed_and_published(app, run, tmp_path):
     manifest = ModelStore(store).manifest("tiny", 1)
     assert f"{manifest.artifact_bytes:,}" in told.output
     assert max(map(len, told.output.splitlines())) <= 80
+
+
+def test_a_model_whose_probabilities_are_wrong_is_published_only_when_that_is_allowed(app, run, tmp_path):
+    bad = tmp_path / "bad"
+    shutil.copytree(run.path, bad)
+    metrics = json.loads((bad / "metrics.json").read_text())
+    metrics["test"]["calibration"] = 2.0
+    (bad / "metrics.json").write_text(json.dumps(metrics))
+    store = tmp_path / "models"
+    command = ["publish", "--run", str(bad), "--store", str(store), "--name", "tiny"]
+    with pytest.raises(ExportError, match=r"test: calibration is 2\.00.*--allow-uncalibrated"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert ModelStore(store).models() == []
+    told = CliRunner().invoke(app, [*command, "--allow-uncalibrated"], catch_exceptions=False)
+    assert told.exit_code == 0
+    assert "warning: test: calibration is 2.00" in told.output
+    assert ModelStore(store).versions("tiny") == [1]
 
 
 def test_a_wrong_setting_is_an_expected_error(app, run, tmp_path):

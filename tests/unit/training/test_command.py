@@ -28,6 +28,18 @@ def test_train_writes_a_run_and_shows_every_epoch(app, click_data, tmp_path):
     auc = json.loads((out / "metrics.json").read_text())["test"]["auc"]
     assert f"test   auc {auc:.5f}" in result.output
     assert str(out) in result.output
+    assert "their rate has NE 1" in result.output
+    assert "logistic regression  auc 0." in result.output
+
+
+def test_train_warns_of_a_model_that_cannot_be_trusted(app, click_data, tmp_path):
+    arguments = ["--data", str(click_data), "--out", str(tmp_path / "run"), "--network", "dnn", *SMALL]
+    wrong = ["--set", "bias_start=zero", "--set", "learning_rate=1e-9", "--set", "epochs=1"]
+    result = CliRunner().invoke(app, [*arguments, *wrong])
+    assert result.exit_code == 0, result.output
+    assert "warning: test: NE is" in result.output
+    assert "warning: test: calibration is" in result.output
+    assert "warning: test: a logistic regression orders the rows better" in result.output
 
 
 def test_set_stands_above_network_which_stands_above_the_file(app, click_data, tmp_path):
