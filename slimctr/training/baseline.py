@@ -11,7 +11,7 @@ from slimctr import quality
 from slimctr.features import FeatureSchema
 from slimctr.training.batches import TensorSplit
 
-MOST_ROWS = 200_000
+MOST_ROWS = 50_000
 """Training rows it is fitted to; of a larger split so many are drawn, which keeps it to seconds."""
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """C of the fit, the strongest penalty first: each fit starts from the one before. Validation rows choose."""
