@@ -16,7 +16,7 @@ demo: .venv/.demo  ## train, compress, serve and compare on real clicks; ARGS=--
 test: .venv/.test  ## install what the tests need, then run every check and test
 	@bash tests/system_packages.sh
 	@$(MAKE) --no-print-directory check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m alone
 
 QUICK := tests/unit tests/property tests/docs tests/hostile tests/golden

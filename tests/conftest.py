@@ -27,3 +27,8 @@ def run(dataset, tmp_path_factory):
 def pytest_make_parametrize_id(val, argname):
     """Name bytes by their argument: gzip writes the time, and two processes must name their tests alike."""
     return argname if isinstance(val, bytes) else None
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the slow files, so that no core waits for the last of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -31,7 +31,7 @@ run() {
     CFLAGS="-march=$march -DSLIMCTR_ONE_INSTRUCTION_SET" "$python" setup.py -q build_ext --inplace --force
     env PYTHONPATH="$tree" OMP_NUM_THREADS=1 SLIMCTR_DATA="${SLIMCTR_DATA:-$data}" "${environment[@]}" \
       NPY_DISABLE_CPU_FEATURES="$(numpy_features "$without")" \
-      "$python" -m pytest -q -n 2 --dist loadfile "$@"
+      "$python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"
   )
 }
 

@@ -35,6 +35,8 @@ from slimctr.features import FeatureSchema, Vocabulary
 from slimctr.scoring import Scorer
 from slimctr.training import TrainConfig, train
 
+pytestmark = pytest.mark.slow  # loads each damage in a service
+
 ROWS = 3_000
 VALUES = 40
 SCHEMA = {

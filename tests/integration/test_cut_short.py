@@ -29,6 +29,8 @@ from slimctr.frontier.timing import time_together
 from slimctr.training import TrainConfig, load_run, train
 from slimctr.training.run import RUN_FILES
 
+pytestmark = pytest.mark.slow  # commands that are killed at every step
+
 STEPS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 WATCHDOG_SECONDS = 300
 TRAINED = sorted({*RUN_FILES} - {"report.json"})

@@ -23,6 +23,8 @@ from slimctr.frontier.variants import Workshop
 from slimctr.scoring import Scorer
 from slimctr.training import load_run
 
+pytestmark = pytest.mark.slow  # searches in processes
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -19,6 +19,8 @@ from packaging.utils import canonicalize_name
 from service.experiments import load_experiment
 from service.settings import PREFIX, Settings
 
+pytestmark = pytest.mark.slow  # builds a wheel
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

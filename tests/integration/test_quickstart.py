@@ -9,6 +9,8 @@ from slimctr.clicklogs.synthetic import SyntheticSpec
 from slimctr.quickstart.demo import run_demo
 from slimctr.quickstart.pipeline import ORIGINAL, RECIPES, Clicks
 
+pytestmark = pytest.mark.slow  # the demo
+
 
 @pytest.fixture
 def free_port() -> int:

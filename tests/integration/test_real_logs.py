@@ -16,6 +16,8 @@ from slimctr.quickstart.server import RunningService, running_service
 from slimctr.quickstart.traffic import Client
 from slimctr.scoring import sigmoid
 
+pytestmark = pytest.mark.slow  # trains on real logs
+
 LIMIT_BYTES = 200_000_000
 SMALL = ("--set", "epochs=1", "--set", "params.hidden=[32, 32]")
 UNSOUND = ("--allow-uncalibrated",)  # one epoch on a few thousand rows

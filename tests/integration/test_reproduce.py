@@ -11,6 +11,8 @@ from benchmarks.compression.__main__ import read_records
 from benchmarks.compression.plan import Plan, study_task
 from benchmarks.compression.tables import report
 
+pytestmark = pytest.mark.slow  # runs a plan of the report
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 VARIANTS = "^(more epochs|feature_pca|alpt 8 bits|hash_qr|composition)$"

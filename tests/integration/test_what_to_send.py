@@ -16,6 +16,8 @@ from service.models.inputs import read_fields
 from slimctr.clicklogs import PrepareSettings, prepare
 from slimctr.features import FeatureSchema
 
+pytestmark = pytest.mark.slow  # serves every kind of schema
+
 SCORES = "0123456789abcdef"
 
 

@@ -9,6 +9,8 @@ from slimctr.compression import compress
 from slimctr.export import publish_run
 from slimctr.scoring import Scorer
 
+pytestmark = pytest.mark.slow  # trains
+
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):

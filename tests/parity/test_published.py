@@ -17,6 +17,8 @@ from slimctr.networks import NETWORKS
 from slimctr.scoring import Scorer, sigmoid
 from slimctr.training import save_run
 
+pytestmark = pytest.mark.slow  # publishes every network
+
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):

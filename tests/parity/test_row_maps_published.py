@@ -16,6 +16,8 @@ from slimctr.scoring import Scorer
 from slimctr.scoring.evaluation import evaluate_rows, stored_batch
 from slimctr.training import TrainConfig, train
 
+pytestmark = pytest.mark.slow  # trains
+
 
 @pytest.mark.parametrize("method", ["mpe", "frequency_rule"])
 @pytest.mark.parametrize("zero_rows", ["keyed", "zero", "oov"])

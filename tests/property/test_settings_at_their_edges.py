@@ -21,6 +21,8 @@ from slimctr.errors import SlimctrError
 from slimctr.networks import NETWORKS
 from slimctr.training import TrainConfig, parse_assignments, score, train
 
+pytestmark = pytest.mark.slow  # trains with every setting
+
 EDGES = (
     *(0, 1, -1, 2, 64, 2**31 - 1, 2**31, 2**63, 2**64, 10**23, -(10**23), 10**400),
     *(0.5, 0.999, 0.999999, 5e-324, -1e-9, 1e6, 1e23, 1e30, 1e300, math.nan, math.inf, -math.inf),

@@ -14,6 +14,8 @@ from slimctr.errors import ConfigError
 from slimctr.frontier.folder import IDENTITY_FILE, JournalLock, claimed, identity, whole_lines
 from slimctr.frontier.search import TRIALS_FILE, _open_study
 
+pytestmark = pytest.mark.slow  # searches
+
 RUN = SimpleNamespace(
     path="runs/a", sha256={"weights": "1"}, lineage=SimpleNamespace(data_sha256={"train.parquet": "2"})
 )
