@@ -18,6 +18,8 @@ from slimctr.quality import summary
 from slimctr.scoring import Scorer
 from slimctr.training import TrainConfig, train
 
+pytestmark = pytest.mark.slow  # trains and publishes
+
 app = typer.Typer()
 app.command()(evaluate)
 

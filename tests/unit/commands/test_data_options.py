@@ -12,6 +12,8 @@ from slimctr.clicklogs.avazu import CELLS
 from slimctr.commands.data import app
 from slimctr.errors import ConfigError
 
+pytestmark = pytest.mark.slow  # prepares logs with every option
+
 ROWS = 60
 SUFFIXES = {"csv": "csv", "parquet": "parquet", "criteo": "txt", "avazu": "csv", "libfm": "libfm"}
 FIELDS = {"csv": "user", "parquet": "user", "criteo": "C1", "avazu": "C1", "libfm": "f1", "synthetic": "C1"}

@@ -13,6 +13,8 @@ from slimctr.errors import CompressionError
 from slimctr.networks import FloatTable, MixedTable, RowMap
 from slimctr.networks.mixed_training import Quantizers, RowWidthTable, SearchTable, WidthChoice
 
+pytestmark = pytest.mark.slow  # trains
+
 WIDTHS = 7
 
 

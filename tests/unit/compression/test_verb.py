@@ -20,6 +20,8 @@ from slimctr.errors import CompressionError, ConfigError, ExportError
 from slimctr.export import publish_run
 from slimctr.training import Silent, load_run, score
 
+pytestmark = pytest.mark.slow  # trains
+
 
 @pytest.fixture(scope="module")
 def small(run, tmp_path_factory):

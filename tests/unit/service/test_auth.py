@@ -97,6 +97,7 @@ def test_no_other_credential_is_a_key(service: LiveService, headers: list[Header
     assert statuses(service, *headers) == {status}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(

@@ -16,6 +16,8 @@ from prometheus_client.multiprocess import mark_process_dead
 from service import supervise
 from service.supervise import RETRY_SECONDS, SERVES
 
+pytestmark = pytest.mark.slow  # starts processes
+
 # Starts the first workers, `sys.argv[2:]` telling what each does, and becomes their supervisor.
 PARENT = """
 import json, os, signal, sys

@@ -13,6 +13,8 @@ from slimctr.networks import NETWORKS
 from slimctr.training import TrainConfig, train
 from slimctr.training.auto import auto_settings
 
+pytestmark = pytest.mark.slow  # trains
+
 
 class Sized:
     """A data set of which only the size is known."""

@@ -11,6 +11,8 @@ from asgi_server import WAIT_SECONDS, Echo, answer, answers, asgi_server, read_a
 
 from service.server import DrainingServer
 
+pytestmark = pytest.mark.slow  # waits for clients
+
 Address = tuple[str, int]
 GET = b"GET /x HTTP/1.1\r\nHost: test\r\n\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: test\r\n"

@@ -23,6 +23,8 @@ from service.telemetry.metrics import Metrics
 from service.versions import State, Version
 from slimctr.scoring import Scorer
 
+pytestmark = pytest.mark.slow  # loads damaged versions again and again
+
 FILES = ("tables.safetensors", "network.onnx", "vocabulary.safetensors", "golden.safetensors")
 
 
